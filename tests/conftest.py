@@ -1,0 +1,30 @@
+"""Shared fixtures: where the real data and weights are, and a quiet, deterministic jax."""
+
+import os
+from pathlib import Path
+
+# Before jax is imported: four simulated devices, for the tests of sharding.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+
+def _folder(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if not value or not Path(value).is_dir():
+        pytest.skip(f"{variable} names no folder: the test reads real files from there")
+    return Path(value)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data, from TLJAX_DATA."""
+    return _folder("TLJAX_DATA")
+
+
+@pytest.fixture(scope="session")
+def weights_dir() -> Path:
+    """The folder of real pretrained weights, from TLJAX_WEIGHTS."""
+    return _folder("TLJAX_WEIGHTS")

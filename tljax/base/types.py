@@ -1,0 +1,227 @@
+"""The shared types: what a family, a model, a task, a method, a strategy and a source of data are.
+
+Each is a NamedTuple of values and pure functions. Legend of axes, used everywhere: B batch, H W C image, T tokens,
+D width, N heads, K head size, F hidden, Y classes, R rank, E domains.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tljax.base.weights import Row, Table
+
+Tree = Mapping[str, Any]
+Inputs = Mapping[str, Any]
+Outputs = Mapping[str, Any]
+
+
+class HeadFormat(NamedTuple):
+    """How one head of a family is written in its reference library.
+
+    Attributes:
+      architecture: the reference's class name ("BertForSequenceClassification").
+      head: (config of the family, config.json as a dict) → our head module, for a checkpoint that carries it.
+      matches: our head module → whether this class computes the same function.
+      rows: config of the family → the weight rows of the head; our paths start with `head/`.
+      prefix: what the class puts before the backbone's names ("bert.").
+      describe: our head module, class names or None → entries to set in config.json (`num_labels`, `id2label`).
+    """
+
+    architecture: str
+    head: Callable[[Any, Mapping[str, Any]], Any]
+    matches: Callable[[Any], bool]
+    rows: Callable[[Any], tuple[Row, ...]]
+    prefix: str
+    describe: Callable[[Any, Sequence[str] | None], dict[str, Any]]
+
+
+class Resize(NamedTuple):
+    """One way in which a family's leaf may change its shape (`tljax.adapt`).
+
+    Attributes:
+      path: the leaf, under `params/`.
+      config: (family config, new value) → family config with the new value.
+      source: (config.json as a dict, new value) → entries to set in config.json.
+      resize: (array, family config before, new value, rng key) → array.
+      undoable: whether export can return to the checkpoint's own shape without loss.
+    """
+
+    path: str
+    config: Callable[[Any, Any], Any]
+    source: Callable[[Mapping[str, Any], Any], dict[str, Any]]
+    resize: Callable[..., Any]
+    undoable: bool
+
+
+class Family(NamedTuple):
+    """All that the rest of tljax knows about a family of models.
+
+    Attributes:
+      name: the reference's `model_type` ("bert"), or ours where the reference has none.
+      configure: config.json as a dict → frozen, hashable config. Raises `UserError` for settings that the family
+        does not implement, by name.
+      backbone: config → linen module, a tower (see `tljax.models.tower`).
+      carry: carry key → "example" (leading batch axis) or "broadcast".
+      start: (config, inputs) → the first carry.
+      finish: (config, carry) → outputs: `hidden`, `pooled` (None where the tower has none) and, for token towers,
+        `mask` (B, T): 1 where a token counts in a mean.
+      inputs: config → {input name: jax.ShapeDtypeStruct} for a batch of one, to initialise and to trace with.
+      table: (config, prefix) → weight table of the backbone; our paths start with `backbone/`.
+      prefixes: what may stand before the backbone's names, most specific first ("bert.", "").
+      heads: reference class name → `HeadFormat`.
+      own_pool: the pooling that the reference's classifier uses: "pooled", "cls" or "mean".
+      sharding: selector rules, path under `params/` → tuple of mesh axis names or None, one per dimension.
+      variants: published name → the entries of its config.json.
+      resizes: name of the change ("image_size", "vocab_size") → `Resize`.
+      infer: {source tensor name: shape} → config.json entries, for formats that carry no config; or None.
+    """
+
+    name: str
+    configure: Callable[[Mapping[str, Any]], Any]
+    backbone: Callable[[Any], Any]
+    carry: Mapping[str, str]
+    start: Callable[[Any, Inputs], Tree]
+    finish: Callable[[Any, Tree], Outputs]
+    inputs: Callable[[Any], Mapping[str, Any]]
+    table: Callable[[Any, str], Table]
+    prefixes: tuple[str, ...]
+    heads: Mapping[str, HeadFormat]
+    own_pool: str
+    sharding: Sequence[tuple[str, tuple]]
+    variants: Mapping[str, Mapping[str, Any]]
+    resizes: Mapping[str, Resize] = {}
+    infer: Callable[[Mapping[str, tuple[int, ...]]], dict[str, Any]] | None = None
+
+
+class Model(NamedTuple):
+    """A static, hashable description of a model: safe as a static argument of `jax.jit`; it holds no arrays.
+
+    Attributes:
+      family: key into the table of families.
+      config: the family's frozen config.
+      backbone: linen module; `backbone.stages` lists its stages in depth order.
+      head: linen module (outputs → outputs with `logits` or another result), or None.
+      source: the checkpoint's config.json verbatim, as text; "{}" where there was none.
+    """
+
+    family: str
+    config: Any
+    backbone: Any
+    head: Any = None
+    source: str = "{}"
+
+
+class Pretrained(NamedTuple):
+    """What `tljax.load_pretrained` returns.
+
+    Attributes:
+      model: `Model`.
+      variables: `params/backbone`, `params/head`, `batch_stats/backbone`, `extras` (flat: their name → array).
+      processor: what turns raw text or images into inputs, or None where the checkpoint carries none.
+    """
+
+    model: Model
+    variables: dict[str, Any]
+    processor: Any
+
+
+class Source(NamedTuple):
+    """A split of a data set with random access.
+
+    Attributes:
+      records: `len` and integer indexing; each record is a dict: `text` (and `text_b` for pairs) or `image` (encoded
+        bytes or a uint8 HWC array), `label` (int, float, or list of ints for several labels), `id`.
+      classes: the names of the classes, or None.
+      name: for messages and records.
+    """
+
+    records: Any
+    classes: tuple[str, ...] | None
+    name: str
+
+
+class Task(NamedTuple):
+    """One kind of problem: what is predicted, how wrong that is, how it is measured and read.
+
+    `batch` is a dict of arrays from the data room: `inputs` (model inputs), `targets`, `weight` (B,), 0 for padding
+    and the class or sample weight otherwise.
+
+    Attributes:
+      name: for records.
+      head: linen module put on the backbone, or None to use the checkpoint's own.
+      uses: the backbone output that the head reads: "hidden" or "pooled".
+      inputs: batch → model inputs (pairs are folded into the batch axis here).
+      targets: batch → dense targets, as the loss wants them (one-hot for classification), float32.
+      loss: (outputs, targets) → losses, with the shape of `weights(batch)`.
+      weights: batch → weights of the losses.
+      predict: outputs → dict of arrays with a leading example axis, jittable (`probabilities`, `score`).
+      metrics: (predictions, targets as in the records) → dict of floats and of tables; host side.
+      decode: one example's predictions → dict for a JSON line.
+      main: (name of the metric that chooses between runs, "max" or "min").
+    """
+
+    name: str
+    head: Any
+    uses: str
+    inputs: Callable[[Tree], Inputs]
+    targets: Callable[[Tree], Any]
+    loss: Callable[[Outputs, Any], Any]
+    weights: Callable[[Tree], Any]
+    predict: Callable[[Outputs], dict[str, Any]]
+    metrics: Callable[[Mapping[str, Any], Any], dict[str, Any]]
+    decode: Callable[[Mapping[str, Any]], dict[str, Any]]
+    main: tuple[str, str]
+
+
+class Loss(NamedTuple):
+    """A loss as a sum and its weight, divided once, so that masked, accumulated and sharded batches agree."""
+
+    sum: Any
+    weight: Any
+
+
+def weighted_sum(gradients: Mapping[str, Any]) -> Any:
+    """The default way to combine gradients by loss: their plain sum (weights are inside the losses)."""
+    import jax
+
+    return jax.tree.map(lambda *leaves: sum(leaves), *gradients.values())
+
+
+class Method(NamedTuple):
+    """An objective. A method is built by `method(forward, task, **options) -> Method`.
+
+    `forward(params, state, inputs, rng, *, train=True) -> (outputs, state)` runs backbone and head; `state` is a dict
+    whose `batch_stats` it renews; `params` is the whole nested tree with its wings `backbone`, `head`, `method`.
+
+    Attributes:
+      loss: (params, state, batches, rng, step) → (dict of named `Loss`, state, dict of scalar metrics). `batches` is
+        a dict of the named streams (`train`, and what else the method asks for).
+      init: (rng, batches as shapes) → (params of the wing `method`, state of the method).
+      combine: gradients by loss → gradients; None is the plain sum, which needs one backward pass only.
+      after_step: (state, params) → state (teachers).
+      streams: the names of the data streams that it reads.
+    """
+
+    loss: Callable[..., tuple[dict[str, Loss], Any, dict[str, Any]]]
+    init: Callable[..., tuple[Any, Any]] = lambda rng, batches: ({}, {})
+    combine: Callable[[Mapping[str, Any]], Any] | None = None
+    after_step: Callable[[Any, Any], Any] = lambda state, params: state
+    streams: tuple[str, ...] = ("train",)
+
+
+class Plan(NamedTuple):
+    """Who trains and how fast. A strategy is `strategy(stages, paths, **options) -> Plan`; plans compose.
+
+    `stages` is the tuple of stage names under `backbone/`, in depth order; `paths` the tuple of leaf paths of the
+    parameter tree (`backbone/block0/…`, `head/…`, `method/…`).
+
+    Attributes:
+      live: step → frozenset of live paths. Composed plans intersect.
+      rates: path → learning-rate factor, for paths where it is not 1. Composed plans multiply.
+      reset: paths that start from random values and not from the checkpoint. Composed plans unite.
+      batch_stats: "auto" (running statistics of live stages move), "frozen" or "train".
+    """
+
+    live: Callable[[int], frozenset[str]]
+    rates: Mapping[str, float] = {}
+    reset: frozenset[str] = frozenset()
+    batch_stats: str = "auto"

@@ -1,0 +1,72 @@
+"""Running a whole model: backbone, then head."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tljax.base.types import Inputs, Model, Outputs
+from tljax.models import get_family
+
+
+def forward(
+    model: Model,
+    variables: Mapping[str, Any],
+    inputs: Inputs,
+    *,
+    rngs: Mapping[str, jax.Array] | None = None,
+    train: tuple[str, ...] = (),
+    hidden_states: bool = False,
+    stop: str | None = None,
+) -> tuple[Outputs, dict[str, Any]]:
+    """Runs `model` on a batch. Pure; jit it with `model`, `train`, `hidden_states` and `stop` static.
+
+    Args:
+      model: from `load_pretrained`.
+      variables: `params/backbone`, `params/head`, `batch_stats/backbone`.
+      inputs: Hugging Face names: `input_ids` (B, T), `attention_mask`, `pixel_values` (B, H, W, C) …
+      rngs: {"dropout": key} when a stage trains with dropout.
+      train: the stages in training mode; "head" names the head.
+      hidden_states: also return `hidden_states`, the reference's tuple, embeddings first.
+      stop: the first stage not to run (a pooler that nobody reads); None runs all.
+
+    Returns:
+      (outputs, updates): `outputs` as the family maps them (`hidden`, `pooled`, `logits` where there is a head …);
+      `updates` is {"batch_stats": …}, the new running statistics, equal to the old where nothing trains.
+    """
+    family = get_family(model.family)
+    stats = variables.get("batch_stats", {})
+    collections = {"params": variables["params"].get("backbone", {}), "batch_stats": stats.get("backbone", {})}
+    carry, changed = model.backbone.apply(
+        collections,
+        family.start(model.config, inputs),
+        stop=stop,
+        train=train,
+        record=hidden_states,
+        rngs=rngs,
+        mutable=["batch_stats"],
+    )
+    recorded = carry.pop("recorded", {})
+    outputs = dict(family.finish(model.config, carry))
+    if hidden_states:
+        outputs["hidden_states"] = tuple(recorded[s] for s in model.backbone.recorded_stages if s in recorded)
+    if model.head is not None:
+        head = {"params": variables["params"].get("head", {})}
+        outputs = model.head.apply(head, outputs, "head" in train, rngs=rngs)
+    updates = {"batch_stats": {**stats, "backbone": changed["batch_stats"]}} if "batch_stats" in changed else {}
+    return outputs, updates or {"batch_stats": stats}
+
+
+def init_variables(model: Model, rng: jax.Array) -> dict[str, Any]:
+    """Random `variables` of `model`, by its own initialisers. Trace it with `jax.eval_shape` for shapes alone."""
+    family = get_family(model.family)
+    backbone_key, head_key = jax.random.split(rng)
+    inputs = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in family.inputs(model.config).items()}
+    carry, made = model.backbone.init_with_output(backbone_key, family.start(model.config, inputs))
+    params = {"backbone": made["params"]}
+    if model.head is not None:
+        outputs = family.finish(model.config, carry)
+        params["head"] = model.head.init(head_key, outputs).get("params", {})
+    stats = {"backbone": made["batch_stats"]} if "batch_stats" in made else {}
+    return {"params": params, "batch_stats": stats}

@@ -1,0 +1,68 @@
+"""A backbone is a tower: a chain of named stages, each of which takes a carry (a dict of arrays) and returns one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from tljax.base.errors import UserError
+from tljax.base.tables import suggest
+
+
+class Tower(nn.Module):
+    """Base of all backbones. A family defines `chain`; this class runs any range of it.
+
+    The parameters of a stage stand under its name, so that a range needs only its own part of the tree.
+    """
+
+    def chain(self) -> Mapping[str, Any]:
+        """Stage name → callable that makes the stage's module from `name=`, in depth order."""
+        raise AttributeError(f"{type(self).__name__} must define chain()")
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the stages, in depth order."""
+        return tuple(self.chain())
+
+    @property
+    def recorded_stages(self) -> tuple[str, ...]:
+        """The stages after which the reference reports a hidden state, in its order. Default: all of them."""
+        return self.stages
+
+    @nn.compact
+    def __call__(
+        self,
+        carry: Mapping[str, Any],
+        *,
+        start: str | None = None,
+        stop: str | None = None,
+        train: tuple[str, ...] = (),
+        record: bool = False,
+    ) -> dict[str, Any]:
+        """Runs the stages of [start, stop).
+
+        Args:
+          carry: what the stage before `start` returned; the family's first carry for `start=None`.
+          start: the first stage to run; None is the bottom.
+          stop: the first stage not to run; None runs to the top.
+          train: stages in training mode (dropout, batch statistics).
+          record: keep `hidden` after each stage, in the carry's `recorded` (dict by stage name).
+        """
+        carry = dict(carry)
+        recorded = dict(carry.pop("recorded", {}))
+        chain = self.chain()
+        for name in stage_range(tuple(chain), start, stop):
+            carry = chain[name](name=name)(carry, name in train)
+            if record:
+                recorded[name] = carry["hidden"]
+        return {**carry, "recorded": recorded} if record else carry
+
+
+def stage_range(stages: tuple[str, ...], start: str | None = None, stop: str | None = None) -> tuple[str, ...]:
+    """The names in [start, stop); raises `UserError` for a name that is not a stage."""
+    for name in (start, stop):
+        if name is not None and name not in stages:
+            raise UserError(f"There is no stage called {name!r}. {suggest(name, stages)}")
+    first = 0 if start is None else stages.index(start)
+    last = len(stages) if stop is None else stages.index(stop)
+    return stages[first:last]
