@@ -48,7 +48,7 @@ def call(function: Callable, given: tuple = (), options: Mapping[str, Any] | Non
     """`function(*given, **options)`, after every option was checked against the signature.
 
     The signature is the schema of a config section: an unknown or missing key is an error that lists the
-    accepted ones.
+    accepted ones. A function with `**options` is given the keys that it does not name and checks them itself.
 
     Args:
       function: the plug-in.
@@ -58,10 +58,11 @@ def call(function: Callable, given: tuple = (), options: Mapping[str, Any] | Non
     """
     options = dict(options or {})
     accepted = options_of(function, len(given))
+    kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
     faults = [
         f"{where}.{key} is not an option of {function.__name__}. {suggest(key, accepted)}"
         for key in options
-        if key not in accepted
+        if key not in accepted and inspect.Parameter.VAR_KEYWORD not in kinds
     ]
     faults += [
         f"{where}.{key} is required by {function.__name__} and not given."

@@ -1,0 +1,147 @@
+"""The step: only live leaves move, parts add up to the whole, losses are divided once."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tljax.base.types import Loss, Method
+from tljax.train.state import State, first_state, merge, split
+from tljax.train.step import make_step
+
+KEY = jax.random.key(0)
+
+
+def _params() -> dict:
+    keys = jax.random.split(KEY, 3)
+    return {
+        "backbone": {"block0": {"kernel": jax.random.normal(keys[0], (5, 7))}},
+        "head": {"out": {"kernel": jax.random.normal(keys[1], (7, 3)), "bias": jax.random.normal(keys[2], (3,))}},
+    }
+
+
+def _batch(count: int = 8) -> dict:
+    generator = np.random.default_rng(0)
+    return {
+        "x": generator.normal(size=(count, 5)).astype(np.float32),
+        "y": generator.integers(0, 3, count),
+        "weight": np.array([1, 1, 0, 2, 1, 0.5, 1, 0][:count], np.float32),
+    }
+
+
+def _losses(params: dict, batch: dict) -> dict[str, Loss]:
+    hidden = jnp.tanh(batch["x"] @ params["backbone"]["block0"]["kernel"])
+    logits = hidden @ params["head"]["out"]["kernel"] + params["head"]["out"]["bias"]
+    each = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+    weight = batch["weight"].astype(logits.dtype)
+    return {
+        "task": Loss(jnp.sum(each * weight), jnp.sum(weight)),
+        "size": Loss(jnp.sum(hidden**2), jnp.float32(hidden.size)),
+    }
+
+
+def _method(combine=None) -> Method:
+    def loss(params, state, batches, rng, step):
+        losses = _losses(params, batches["train"])
+        return losses, state, {"seen": jnp.sum(batches["train"]["weight"])}
+
+    return Method(loss=loss, combine=combine)
+
+
+def _run(live_paths, *, combine=None, accumulate=1, steps=1, batch=None) -> tuple[State, dict, dict]:
+    live, frozen = split(_params(), frozenset(live_paths), jnp.float32)
+    optimizer = optax.sgd(0.1)
+    state = first_state(live, optimizer, batch_stats={}, method={})
+    step = jax.jit(
+        make_step(_method(combine), optimizer, compute_dtype=jnp.float32, accumulate=accumulate), donate_argnums=0
+    )
+    for _ in range(steps):
+        state, metrics = step(state, frozen, {"train": batch or _batch()}, KEY)
+    return state, frozen, metrics
+
+
+ALL = ("backbone/block0/kernel", "head/out/kernel", "head/out/bias")
+
+
+def test_one_step_is_plain_gradient_descent_on_the_weighted_means():
+    state, _, metrics = _run(ALL)
+
+    def objective(params):
+        return sum(loss.sum / loss.weight for loss in _losses(params, _batch()).values())
+
+    value, grads = jax.value_and_grad(objective)(_params())
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, _params(), grads)
+    got = merge(state.live, {}, jnp.float32)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), got, expected)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(grads), rtol=1e-6)
+    assert state.step == 1
+
+
+def test_frozen_leaves_have_no_gradient_and_no_optimizer_state():
+    state, frozen, metrics = _run(("head/out/bias",), steps=3)
+    assert set(state.live) == {"head/out/bias"}
+    np.testing.assert_array_equal(frozen["head/out/kernel"], _params()["head"]["out"]["kernel"])
+    only_bias = jax.grad(
+        lambda b: _losses({**_params(), "head": {"out": {**_params()["head"]["out"], "bias": b}}}, _batch())["task"].sum
+    )(_params()["head"]["out"]["bias"])
+    first = _run(("head/out/bias",))[2]
+    np.testing.assert_allclose(first["gradient_norm"], jnp.linalg.norm(only_bias) / 6.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 8])
+def test_accumulated_parts_give_the_gradient_of_the_whole(accumulate):
+    whole, _, metrics = _run(ALL)
+    parts, _, more = _run(ALL, accumulate=accumulate)
+    for path in ALL:
+        np.testing.assert_allclose(parts.live[path], whole.live[path], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(more["loss"], metrics["loss"], rtol=1e-5)
+
+
+def test_combine_receives_one_gradient_for_each_loss():
+    only_task, _, _ = _run(ALL, combine=lambda grads: grads["task"])
+    summed, _, _ = _run(ALL, combine=lambda grads: jax.tree.map(jnp.add, grads["task"], grads["size"]))
+    plain, _, _ = _run(ALL)
+    for path in ALL:
+        np.testing.assert_allclose(summed.live[path], plain.live[path], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(only_task.live[ALL[0]], plain.live[ALL[0]])
+
+
+def test_combine_and_accumulation_together():
+    one, _, _ = _run(ALL, combine=lambda grads: grads["task"])
+    two, _, _ = _run(ALL, combine=lambda grads: grads["task"], accumulate=2)
+    for path in ALL:
+        np.testing.assert_allclose(two.live[path], one.live[path], rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_of_padding_alone_gives_a_finite_step():
+    batch = _batch() | {"weight": np.zeros(8, np.float32)}
+    state, _, metrics = _run(ALL, batch=batch)
+    assert np.isfinite(metrics["loss"])
+    assert all(np.isfinite(leaf).all() for leaf in state.live.values())
+
+
+def test_live_leaves_are_float32_masters_and_frozen_ones_take_the_compute_dtype():
+    params = jax.tree.map(lambda x: x.astype(jnp.float16), _params())
+    live, frozen = split(params, frozenset({"head/out/bias"}), jnp.bfloat16)
+    assert live["head/out/bias"].dtype == jnp.float32
+    assert frozen["head/out/kernel"].dtype == jnp.bfloat16
+    assert merge(live, frozen, jnp.bfloat16)["head"]["out"]["bias"].dtype == jnp.bfloat16
+
+
+def test_randomness_is_a_function_of_key_and_step():
+    def loss(params, state, batches, rng, step):
+        return {"noise": Loss(jax.random.normal(rng, ()) * params["head"]["b"].sum(), jnp.float32(1))}, state, {}
+
+    live, frozen = split({"head": {"b": jnp.ones(2)}}, frozenset({"head/b"}), jnp.float32)
+    optimizer = optax.sgd(0.0)
+    step = make_step(Method(loss=loss), optimizer, compute_dtype=jnp.float32)
+    state = first_state(live, optimizer, batch_stats={}, method={})
+    one, first = step(state, frozen, {"train": {}}, KEY)
+    _, second = step(one, frozen, {"train": {}}, KEY)
+    _, again = step(state, frozen, {"train": {}}, KEY)
+    assert first["loss"] == again["loss"]
+    assert first["loss"] != second["loss"]

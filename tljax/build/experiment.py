@@ -1,0 +1,335 @@
+"""From a config to an `Experiment`: data, model, task and head, method, strategies.
+
+The order of initialisation is fixed. Data come first (they say how many classes there are), then the model (shapes and
+pretrained backbone), task and head, method, strategies, and random values where a strategy resets. Whatever is random
+has its own key, so that one choice does not move another's random numbers.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tljax import methods, strategies, tasks
+from tljax.base.errors import UserError, raise_faults
+from tljax.base.paths import flatten, unflatten
+from tljax.base.tables import call, lookup, suggest
+from tljax.base.types import Method, Model, Plan, Source, Task
+from tljax.build.sections import SECTIONS, Entry, ModelSection
+from tljax.checkpoints.adapt import adapt
+from tljax.checkpoints.load import load_pretrained
+from tljax.data.processors import ImageProcessor
+from tljax.data.sources import open_source
+from tljax.data.subsets import subset
+from tljax.models import get_family
+from tljax.models.forward import forward, init_variables
+from tljax.sharding import make_mesh
+from tljax.strategies.compose import compose
+from tljax.tasks.spec import TaskSpec
+from tljax.train.probe import Probe
+from tljax.train.settings import Settings
+
+
+class Experiment(NamedTuple):
+    """A config as objects, before anything is trained.
+
+    Attributes:
+      config: resolved, plain.
+      seed: of everything.
+      settings: the section `train`.
+      mesh: of devices.
+      model: with the task's head on it.
+      variables: pretrained, with the new head and the method's wing, in the stored dtypes.
+      processors: entry name → processor.
+      entries: entry name → `Entry`.
+      sources: entry name → `Source`.
+      task: `Task`.
+      method: `Method`.
+      method_state: its first state.
+      plan: the composed strategies.
+      stages: the stages that run, in depth order.
+      stop: the first stage that does not run, or None.
+      fresh_head: whether the head has leaves that no checkpoint filled.
+      notes: what `adapt` did.
+    """
+
+    config: dict[str, Any]
+    seed: int
+    settings: Settings
+    mesh: Any
+    model: Model
+    variables: dict[str, Any]
+    processors: dict[str, Any]
+    entries: dict[str, Entry]
+    sources: dict[str, Source]
+    task: Task
+    method: Method
+    method_state: Any
+    plan: Plan
+    stages: tuple[str, ...]
+    stop: str | None
+    fresh_head: bool
+    notes: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the classes, or None."""
+        return _first(self.sources).classes
+
+
+def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experiment:
+    """The objects that `config` (plain nested dicts) describes.
+
+    Args:
+      config: the sections of a config; see `SECTIONS` and docs/configs.md.
+      data_dir: the folder of raw data, for sources that read files; default TLJAX_DATA.
+
+    Raises:
+      UserError: an unknown section, name or key, a rule that matches nothing, data that do not fit the task …
+    """
+    raise_faults(
+        "The config has sections that do not exist:",
+        [f"config.{key}. {suggest(key, SECTIONS)}" for key in config if key not in SECTIONS],
+    )
+    seed = int(config.get("seed", 0))
+    settings = call(Settings, (), config.get("train"), where="config.train").check()
+    mesh = call(make_mesh, (), config.get("mesh"), where="config.mesh")
+    call(Probe, (), config.get("probe"), where="config.probe")
+    entries = _entries(config.get("data") or {})
+    sources = {name: _source(name, entry, seed, data_dir) for name, entry in entries.items()}
+    key = jax.random.key(seed)
+
+    section = call(ModelSection, (), config.get("model"), where="config.model")
+    model, variables, processor, notes = _model(section, jax.random.fold_in(key, 0))
+    processors = {name: _processor(name, entry, processor, section, model) for name, entry in entries.items()}
+
+    spec = TaskSpec(
+        classes=_classes(sources),
+        own_pool=get_family(model.family).own_pool,
+        pools=_pools(model),
+        head=model.head,
+        dropout=_dropout(model),
+    )
+    task = _named(tasks.TABLE, config.get("task"), "classification", "task", (spec,))
+    stop = "pooler" if task.uses == "hidden" and "pooler" in model.backbone.stages else None
+    own_head = model.head == task.head and section.source is not None
+    model, variables = _with_head(model, variables, task.head, jax.random.fold_in(key, 1))
+    fresh_head = not own_head and "head" in variables["params"]
+    stages = tuple(s for s in model.backbone.stages if s != stop)
+
+    method = _named(methods.TABLE, config.get("method"), "supervised", "method", (_forward(model, stop, ()), task))
+    wing, method_state = method.init(jax.random.fold_in(key, 2), None)
+    if wing:
+        variables["params"]["method"] = wing
+
+    paths = used_paths(variables, stop)
+    plan = _plan(config.get("strategy") or {"fine_tune": {}}, stages, paths)
+    variables = _reset(model, variables, plan, jax.random.fold_in(key, 3))
+    train_stages = _training_stages(plan, stages, variables)
+    method = _named(
+        methods.TABLE,
+        config.get("method"),
+        "supervised",
+        "method",
+        (_forward(model, stop, train_stages), task),
+    )
+    return Experiment(
+        config=dict(config),
+        seed=seed,
+        settings=settings,
+        mesh=mesh,
+        model=model,
+        variables=variables,
+        processors=processors,
+        entries=entries,
+        sources=sources,
+        task=task,
+        method=method,
+        method_state=method_state,
+        plan=plan,
+        stages=stages,
+        stop=stop,
+        fresh_head=fresh_head,
+        notes=notes,
+    )
+
+
+def _entries(section: Mapping[str, Any]) -> dict[str, Entry]:
+    return {name: call(Entry, (), options, where=f"config.data.{name}") for name, options in section.items()}
+
+
+def _source(name: str, entry: Entry, seed: int, data_dir: str | None) -> Source:
+    source = open_source(entry.source, split=entry.split, data_dir=data_dir, columns=entry.columns)
+    return subset(
+        source,
+        classes=entry.classes,
+        shots_per_class=entry.shots_per_class,
+        hold_out=entry.hold_out,
+        take=entry.take,
+        limit=entry.limit,
+        seed=seed if entry.seed is None else entry.seed,
+    )
+
+
+def _first(sources: Mapping[str, Source]) -> Source:
+    if not sources:
+        raise UserError("config.data names no data: give it `train`, `validation` or `test`.")
+    return sources.get("train") or next(iter(sources.values()))
+
+
+def _classes(sources: Mapping[str, Source]) -> tuple[str, ...] | None:
+    classes = _first(sources).classes
+    faults = [
+        f"config.data.{name} has the classes {list(source.classes)}, and not {list(classes)}."
+        for name, source in sources.items()
+        if classes is not None and source.classes is not None and source.classes != classes
+    ]
+    raise_faults("The splits disagree about the classes:", faults)
+    return classes
+
+
+def _processor(name: str, entry: Entry, processor: Any, section: ModelSection, model: Model) -> Any:
+    if processor is None and "pixel_values" in get_family(model.family).inputs(model.config):
+        processor = ImageProcessor()
+    if processor is None:
+        raise UserError(f"The checkpoint {section.source} carries no tokenizer, and config.data.{name} holds text.")
+    return processor.replace(**{**section.processor, **(entry.processor or {})})
+
+
+def _model(section: ModelSection, key: jax.Array) -> tuple[Model, dict, Any, tuple[str, ...]]:
+    """(model, variables, processor, notes of adapt)."""
+    if section.source is not None:
+        model, variables, processor = load_pretrained(
+            section.source, dtype=section.dtype, family=section.family, sha256=section.sha256
+        )
+    elif section.family is None:
+        raise UserError("config.model needs a source (a checkpoint), or a family with a variant.")
+    else:
+        model, processor = _fresh(section.family, section.variant), None
+        variables = {**jax.jit(init_variables, static_argnums=0)(model, key), "extras": {}}
+    notes: tuple[str, ...] = ()
+    if section.adapt:
+        model, variables, notes = adapt(model, variables, rng=jax.random.fold_in(key, 1), **section.adapt)
+    return model, variables, processor, tuple(map(str, notes))
+
+
+def _fresh(family_name: str, variant: Any) -> Model:
+    family = get_family(family_name)
+    if isinstance(variant, str):
+        if variant not in family.variants:
+            raise UserError(
+                f"config.model.variant: {family_name} has no {variant!r}. {suggest(variant, family.variants)}"
+            )
+        variant = family.variants[variant]
+    config = family.configure(variant or {})
+    return Model(family=family.name, config=config, backbone=family.backbone(config))
+
+
+def _named(table: Mapping[str, str], section: Mapping[str, Any] | None, default: str, what: str, given: tuple) -> Any:
+    options = dict(section or {})
+    function = lookup(table, options.pop("name", default), what=what)
+    return call(function, given, options, where=f"config.{what}")
+
+
+def _pools(model: Model) -> tuple[str, ...]:
+    """The poolings that the outputs of `model` allow."""
+    shapes = _output_shapes(model)
+    pools = ["mean"]
+    if shapes["hidden"].ndim == 3:
+        pools.append("cls")
+    if shapes.get("pooled") is not None:
+        pools.append("pooled")
+    return tuple(pools)
+
+
+def _output_shapes(model: Model) -> Mapping[str, Any]:
+    bare = model._replace(head=None)
+    inputs = get_family(model.family).inputs(model.config)
+
+    def run(inputs):
+        variables = init_variables(bare, jax.random.key(0))
+        return forward(bare, variables, inputs)[0]
+
+    return jax.eval_shape(run, dict(inputs))
+
+
+def _dropout(model: Model) -> float:
+    """The rate that the reference's classifier would use."""
+    rate = getattr(model.config, "classifier_dropout", None)
+    return getattr(model.config, "hidden_dropout_prob", 0.0) if rate is None else rate
+
+
+def _with_head(model: Model, variables: Mapping[str, Any], head: Any, key: jax.Array) -> tuple[Model, dict]:
+    """`model` with the task's head; a head that is not the checkpoint's own starts from its initialisers."""
+    params = dict(variables["params"])
+    if head != model.head:
+        params.pop("head", None)
+        outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), dict(_output_shapes(model)))
+        made = head.init(key, outputs).get("params", {}) if head is not None else {}
+        if made:
+            params["head"] = made
+    return model._replace(head=head), {**variables, "params": params}
+
+
+def _forward(model: Model, stop: str | None, train_stages: tuple[str, ...]) -> Callable:
+    """What a method calls: (params, state, inputs, rng, *, train) → (outputs, state)."""
+
+    def run(params, state, inputs, rng, *, train=True):
+        outputs, updates = forward(
+            model,
+            {"params": params, "batch_stats": state["batch_stats"]},
+            inputs,
+            rngs={"dropout": rng},
+            train=train_stages if train else (),
+            stop=stop,
+        )
+        return outputs, {**state, **updates}
+
+    return run
+
+
+def used_paths(variables: Mapping[str, Any], stop: str | None) -> tuple[str, ...]:
+    """The leaf paths of the stages that run, of the head and of the method."""
+    unused = f"backbone/{stop}/"
+    return tuple(path for path in flatten(variables["params"]) if stop is None or not path.startswith(unused))
+
+
+def _plan(section: Mapping[str, Any], stages: tuple[str, ...], paths: tuple[str, ...]) -> Plan:
+    plans = {}
+    for name, options in section.items():
+        strategy = lookup(strategies.TABLE, name, what="strategy")
+        plans[name] = call(strategy, (stages, paths), options or {}, where=f"config.strategy.{name}")
+    return compose(plans, paths)
+
+
+def _reset(model: Model, variables: dict[str, Any], plan: Plan, key: jax.Array) -> dict[str, Any]:
+    """`variables` with random values where the plan resets, running statistics of reset stages included."""
+    if not plan.reset:
+        return variables
+    random = jax.jit(init_variables, static_argnums=0)(model, key)
+    fresh = flatten(random["params"])
+    params = {
+        path: fresh[path].astype(leaf.dtype) if path in plan.reset and path in fresh else leaf
+        for path, leaf in flatten(variables["params"]).items()
+    }
+    parents = {path.rsplit("/", 1)[0] for path in plan.reset}
+    fresh_stats = flatten(random["batch_stats"])
+    stats = {
+        path: fresh_stats[path] if path.rsplit("/", 1)[0] in parents else leaf
+        for path, leaf in flatten(variables.get("batch_stats", {})).items()
+    }
+    return {**variables, "params": unflatten(params), "batch_stats": unflatten(stats)}
+
+
+def _training_stages(plan: Plan, stages: tuple[str, ...], variables: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stages that run in training mode: those with a live leaf, unless the plan says otherwise of statistics."""
+    live = plan.live(0)
+    with_stats = {s for s in stages if any(p.startswith(f"backbone/{s}/") for p in flatten(variables["batch_stats"]))}
+    training = [s for s in stages if any(p.startswith(f"backbone/{s}/") for p in live)]
+    if plan.batch_stats == "frozen":
+        training = [s for s in training if s not in with_stats]
+    if plan.batch_stats == "train":
+        training = [s for s in stages if s in training or s in with_stats]
+    head = ("head",) if any(p.startswith("head/") for p in live) else ()
+    return (*training, *head)

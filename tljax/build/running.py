@@ -1,0 +1,110 @@
+"""Running an experiment without training it: evaluation, prediction, the probe."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tljax.base.errors import UserError
+from tljax.base.tables import call
+from tljax.base.types import Source
+from tljax.build.experiment import Experiment
+from tljax.data.streams import eval_stream
+from tljax.models.forward import forward
+from tljax.models.heads import Embedding
+from tljax.sharding import batch_sharding, replicated
+from tljax.train import probe as probes
+from tljax.train.evaluate import collect, measure
+from tljax.train.state import cast
+
+
+def evaluation_batches(experiment: Experiment, name: str):
+    """The finite batches of the data entry `name`, in order of length where that saves padding."""
+    return eval_stream(experiment.sources[name], experiment.processors[name], batch_size=evaluation_size(experiment))
+
+
+def evaluation_size(experiment: Experiment) -> int:
+    """Examples in a batch of an evaluation."""
+    return experiment.settings.eval_batch_size or experiment.settings.batch_size
+
+
+def predictor(experiment: Experiment, *, head: Any = None) -> Callable[[Any, Any, Any], dict]:
+    """Compiled (params, batch_stats, batch) → predictions of the task, or the outputs of another `head`."""
+    model, task = experiment.model, experiment.task
+    if head is not None:
+        model = model._replace(head=head)
+
+    @jax.jit
+    def predict(params, batch_stats, batch):
+        variables = {"params": params, "batch_stats": batch_stats}
+        outputs, _ = forward(model, variables, task.inputs(batch), stop=experiment.stop)
+        return {"embedding": outputs["embedding"]} if head is not None else task.predict(outputs)
+
+    return predict
+
+
+def placed(experiment: Experiment) -> tuple[dict, Any]:
+    """(params in the compute dtype, running statistics) on the mesh, of the experiment as it stands."""
+    dtype = jnp.dtype(experiment.settings.compute_dtype)
+    params = jax.tree.map(partial(cast, dtype=dtype), dict(experiment.variables["params"]))
+    return jax.device_put((params, experiment.variables["batch_stats"]), replicated(experiment.mesh))
+
+
+def evaluate_as_is(experiment: Experiment, name: str) -> tuple[dict, dict, dict]:
+    """(numbers, tables, predictions) of the untrained experiment on the data entry `name`."""
+    run = partial(predictor(experiment), *placed(experiment))
+    predictions, targets, _ = collect(run, evaluation_batches(experiment, name), batch_sharding(experiment.mesh))
+    return (*measure(experiment.task, predictions, targets), predictions)
+
+
+def predict_records(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One dict a record, with its `id`, its `text` where it has one, and what the task decodes.
+
+    Args:
+      experiment: with trained variables.
+      records: `text` (and `text_b`) or `image`; labels are not read.
+    """
+    processor = next(iter(experiment.processors.values()))
+    source = Source(records=list(records), classes=experiment.classes, name="inputs")
+    batches = eval_stream(source, processor, batch_size=min(evaluation_size(experiment), len(records)))
+    run = partial(predictor(experiment), *placed(experiment))
+    predictions, _, _ = collect(run, batches, replicated(experiment.mesh))
+    lines = []
+    for i, record in enumerate(records):
+        shown = {key: record[key] for key in ("id", "text", "text_b") if key in record}
+        lines.append({**shown, **experiment.task.decode({k: v[i] for k, v in predictions.items()})})
+    return lines
+
+
+def run_probe(experiment: Experiment, split: str) -> list[dict[str, Any]]:
+    """Logistic regression on frozen features, once for each draw of `config.probe`.
+
+    Args:
+      experiment: its task's head says how features are pooled and whether they are normalised.
+      split: the data entry to measure on.
+
+    Returns:
+      one dict a draw: `metrics`, `tables`, `fit` (iterations, final gradient, loss), `examples`.
+    """
+    settings = call(probes.Probe, (), experiment.config.get("probe"), where="config.probe")
+    if experiment.classes is None:
+        raise UserError("The probe is a classifier, and the data have no classes.")
+    head = Embedding(pool=experiment.model.head.pool, normalize=experiment.model.head.normalize)
+    run = partial(predictor(experiment, head=head), *placed(experiment))
+    found = {}
+    for name in ("train", split):
+        predictions, targets, _ = collect(run, evaluation_batches(experiment, name), batch_sharding(experiment.mesh))
+        found[name] = (predictions["embedding"].astype(np.float32), targets)
+    (train_x, train_y), (test_x, test_y) = found["train"], found[split]
+    results = []
+    for rows in probes.draws(settings, train_y, experiment.seed):
+        x, z = probes.standardized(train_x[rows], test_x) if settings.standardize else (train_x[rows], test_x)
+        weights, fit = probes.fit(x, train_y[rows], len(experiment.classes), settings)
+        probabilities = probes.predict(weights, z)
+        predictions = {"probabilities": probabilities, "label": probabilities.argmax(-1).astype(np.int32)}
+        metrics, tables = measure(experiment.task, predictions, test_y)
+        results.append({"metrics": metrics, "tables": tables, "fit": fit, "examples": len(rows)})
+    return results

@@ -1,0 +1,63 @@
+"""The schemas of the sections that have no table of plug-ins: `data`, `model`."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+SECTIONS = ("seed", "model", "task", "method", "strategy", "optim", "train", "mesh", "data", "probe")
+
+
+class Entry(NamedTuple):
+    """One entry of `config.data`: a split of a source, what is taken of it, and how it is read.
+
+    Attributes:
+      source: "tljax:trec", "tfds:imdb_reviews", "csv:reviews.csv", "image_folder:photos" …
+      split: the source's own split.
+      columns: {"text": …, "text_b": …, "label": …} for sources with named columns.
+      classes: keep these classes only.
+      shots_per_class: keep that many examples of each class.
+      hold_out: fraction (or number) of examples held out, stratified by class; the entry with the same `hold_out`
+        and take="held_out" is its complement.
+      take: "rest" or "held_out".
+      limit: keep that many examples.
+      seed: of the choices above; None is config.seed.
+      processor: options laid over the checkpoint's own processor (`max_length`, `size`, `pair` …).
+      augment: random changes of training images (`flip`, `crop` …).
+      class_weights: "balanced" weighs classes by n / (classes · count).
+      workers: processes that prepare batches; 0 prepares them in threads.
+    """
+
+    source: str
+    split: str = "train"
+    columns: Mapping[str, str] | None = None
+    classes: tuple[str, ...] | None = None
+    shots_per_class: int | None = None
+    hold_out: float | None = None
+    take: str = "rest"
+    limit: int | None = None
+    seed: int | None = None
+    processor: Mapping[str, Any] | None = None
+    augment: Mapping[str, Any] | None = None
+    class_weights: str | None = None
+    workers: int = 0
+
+
+class ModelSection(NamedTuple):
+    """The section `model` of a config.
+
+    Attributes:
+      source: what `load_pretrained` takes; None builds `family` from `variant` with random weights.
+      family: for checkpoints that do not say it themselves.
+      variant: published name or config.json entries, for a model without a checkpoint.
+      dtype: of the loaded leaves; None keeps the stored ones.
+      sha256: expected digest of the weight file.
+      adapt: {change of shape: new value}, see `tljax.adapt`.
+      processor: options of the processor, for checkpoints that carry none.
+    """
+
+    source: str | None = None
+    family: str | None = None
+    variant: Any = None
+    dtype: str | None = None
+    sha256: str | None = None
+    adapt: Mapping[str, Any] = {}
+    processor: Mapping[str, Any] = {}

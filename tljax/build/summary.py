@@ -1,0 +1,52 @@
+"""What `inspect` shows: who trains, at what rate, and how many bytes and operations that takes."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from tljax.build.experiment import Experiment
+from tljax.train.state import State
+
+
+def stage_table(experiment: Experiment, state: State, frozen: dict[str, Any]) -> dict[str, Any]:
+    """A row a stage, and the sums. Bytes are per device."""
+    flat = {**frozen, **state.live}
+    live = set(state.live)
+    groups = [*(f"backbone/{stage}" for stage in experiment.stages), "head", "method"]
+    optimizer_bytes = _optimizer_bytes(state)
+    rows = []
+    for group in groups:
+        mine = [path for path in flat if path.startswith(f"{group}/")]
+        if not mine:
+            continue
+        moving = [path for path in mine if path in live]
+        rates = sorted({experiment.plan.rates.get(path, 1.0) for path in moving})
+        rows.append(
+            {
+                "stage": group.removeprefix("backbone/"),
+                "parameters": sum(flat[path].size for path in mine),
+                "live": sum(flat[path].size for path in moving),
+                "rate": rates[0] if len(rates) == 1 else (rates or None),
+                "parameter_bytes": sum(_local_bytes(flat[path]) for path in mine),
+                "gradient_bytes": sum(_local_bytes(flat[path]) for path in moving),
+                "optimizer_bytes": sum(optimizer_bytes.get(path, 0) for path in moving),
+            }
+        )
+    total = {name: sum(row[name] for row in rows) for name in rows[0] if name not in ("stage", "rate")}
+    return {"stages": rows, "total": total}
+
+
+def _local_bytes(leaf: Any) -> int:
+    shape = leaf.sharding.shard_shape(leaf.shape) if isinstance(leaf, jax.Array) else leaf.shape
+    return int(np.prod(shape)) * leaf.dtype.itemsize
+
+
+def _optimizer_bytes(state: State) -> dict[str, int]:
+    """Bytes of optimizer state by live path, for state that is kept by leaf."""
+    found: dict[str, int] = {}
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(state.optimizer)[0]:
+        names = [k.key for k in keys if isinstance(k, jax.tree_util.DictKey) and k.key in state.live]
+        for name in names[-1:]:
+            found[name] = found.get(name, 0) + _local_bytes(leaf)
+    return found

@@ -1,0 +1,195 @@
+"""From an experiment to a compiled step and a job: live and frozen leaves, optimizer, shardings."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tljax import optim
+from tljax.base.errors import UserError
+from tljax.base.paths import flatten, unflatten
+from tljax.base.tables import call, suggest
+from tljax.build.experiment import Experiment, used_paths
+from tljax.build.running import evaluation_batches, predictor
+from tljax.build.summary import stage_table
+from tljax.checkpoints.digest import tree_digest
+from tljax.data.streams import train_stream
+from tljax.data.subsets import class_weights
+from tljax.models import get_family
+from tljax.sharding import batch_sharding, replicated, shardings
+from tljax.train.evaluate import collect, measure
+from tljax.train.job import Job
+from tljax.train.loop import to_device
+from tljax.train.state import State, first_state, merge, split
+from tljax.train.step import make_step
+
+
+def split_leaves(experiment: Experiment) -> tuple[dict, dict, frozenset]:
+    """(live masters, frozen leaves, live paths) of the leaves that run, not yet placed."""
+    live_paths = experiment.plan.live(0)
+    used = set(used_paths(experiment.variables, experiment.stop))
+    params = {p: leaf for p, leaf in flatten(experiment.variables["params"]).items() if p in used}
+    return *split(unflatten(params), live_paths, jnp.dtype(experiment.settings.compute_dtype)), live_paths
+
+
+class Training(NamedTuple):
+    """The step of an experiment and its arguments, placed on the mesh.
+
+    Attributes:
+      step: (state, frozen, batches, key) → (state, metrics), jitted, `state` donated.
+      state: before the first step.
+      frozen: flat dict of frozen leaves.
+      key: of the whole run.
+      schedule: step → learning rate.
+      steps: in all.
+    """
+
+    step: Callable
+    state: State
+    frozen: dict[str, Any]
+    key: jax.Array
+    schedule: Callable
+    steps: int
+
+
+def training(experiment: Experiment) -> Training:
+    """Everything that a step needs, created on the mesh; compiles nothing yet."""
+    settings, mesh = experiment.settings, experiment.mesh
+    if "train" not in experiment.sources:
+        raise UserError("config.data has no `train`, so there is nothing to train on.")
+    steps = settings.total_steps(len(experiment.sources["train"].records))
+    live, frozen, _ = split_leaves(experiment)
+    rules = (*get_family(experiment.model.family).sharding, (r"(head|method)/.*", ()))
+    live, frozen = (
+        jax.device_put(leaves, shardings(rules, {p: x.shape for p, x in leaves.items()}, mesh, strict=False))
+        for leaves in (live, frozen)
+    )
+    shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in live.items()}
+    optimizer, schedule = call(
+        optim.make_optimizer,
+        (shapes,),
+        {"rates": dict(experiment.plan.rates), "total_steps": steps, **experiment.config.get("optim", {})},
+        where="config.optim",
+    )
+    state = first_state(
+        live, optimizer, batch_stats=experiment.variables["batch_stats"], method=experiment.method_state
+    )
+    state = jax.tree.map(lambda x: _on_mesh(x, mesh), state)
+    step = make_step(
+        experiment.method,
+        optimizer,
+        compute_dtype=jnp.dtype(settings.compute_dtype),
+        accumulate=settings.accumulate,
+    )
+    placement = jax.tree.map(lambda x: x.sharding, state)
+    step = jax.jit(step, donate_argnums=0, out_shardings=(placement, None))
+    # rbg keys make dropout masks several times faster than threefry on CPU and TPU, and are as reproducible on the
+    # same devices.
+    key = jax.device_put(jax.random.key(experiment.seed, impl="rbg"), replicated(mesh))
+    return Training(step, state, frozen, key, schedule, steps)
+
+
+def _on_mesh(leaf: Any, mesh: Any) -> jax.Array:
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, jax.sharding.NamedSharding) and sharding.mesh == mesh:
+        return leaf
+    return jax.device_put(leaf, replicated(mesh))
+
+
+def make_job(experiment: Experiment) -> Job:
+    """The job that `train` runs."""
+    parts = training(experiment)
+    settings = experiment.settings
+    sharding = batch_sharding(experiment.mesh)
+    predict = predictor(experiment)
+    dtype = jnp.dtype(settings.compute_dtype)
+
+    def step(state, batches):
+        return parts.step(state, parts.frozen, batches, parts.key)
+
+    def batches(start: int):
+        stream = _train_batches(experiment, start)
+        return to_device(({"train": batch} for batch in stream), sharding)
+
+    def evaluation(name: str):
+        def run(state: State):
+            params = merge(state.live, parts.frozen, dtype)
+            predictions, targets, _ = collect(
+                partial(predict, params, state.batch_stats), evaluation_batches(experiment, name), sharding
+            )
+            return measure(experiment.task, predictions, targets)
+
+        return run
+
+    names = [name for name in experiment.sources if name != "train"]
+    metric, direction = experiment.task.main
+    return Job(
+        config=experiment.config,
+        settings=settings,
+        steps=parts.steps,
+        interval=settings.evaluation_interval(len(experiment.sources["train"].records)),
+        state=parts.state,
+        step=step,
+        batches=batches,
+        evaluations={name: evaluation(name) for name in sorted(names, key=lambda n: n != "validation")},
+        main=(settings.metric or metric, direction),
+        schedule=parts.schedule,
+        digests=digests(experiment),
+        summary=stage_table(experiment, parts.state, parts.frozen),
+    )
+
+
+def _train_batches(experiment: Experiment, start: int):
+    entry, source = experiment.entries["train"], experiment.sources["train"]
+    if entry.class_weights not in (None, "balanced"):
+        raise UserError(
+            f"config.data.train.class_weights is {entry.class_weights!r}. {suggest(entry.class_weights, ['balanced'])}"
+        )
+    return train_stream(
+        source,
+        experiment.processors["train"],
+        batch_size=experiment.settings.batch_size,
+        seed=experiment.seed,
+        start=start,
+        workers=entry.workers,
+        augment=entry.augment,
+        class_weights=class_weights(source) if entry.class_weights else None,
+    )
+
+
+def digests(experiment: Experiment) -> dict[str, str]:
+    """Digests of the pretrained tree (live leaves as they start) and of the live set."""
+    flat = flatten(experiment.variables["params"])
+    live = sorted(experiment.plan.live(0))
+    named = {path: np.frombuffer(f"{path}{flat[path].shape}".encode(), np.uint8) for path in live}
+    stored = {**flat, **flatten(experiment.variables["batch_stats"])}
+    return {"pretrained": tree_digest(stored), "live": tree_digest(named)}
+
+
+def trained_variables(experiment: Experiment, state: State) -> dict[str, Any]:
+    """The variables of the experiment with what was trained put in; untouched leaves keep their stored bytes."""
+    flat = flatten(experiment.variables["params"])
+    params = unflatten({**flat, **state.live})
+    return {**experiment.variables, "params": params, "batch_stats": state.batch_stats}
+
+
+def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
+    """The table of stages, and the FLOPs of the compiled step and of a forward pass on the same batch."""
+    parts = training(experiment)
+    batch = next(iter(_train_batches(experiment, 0)))
+    batches = {"train": jax.device_put(batch, batch_sharding(experiment.mesh))}
+    step = parts.step.lower(parts.state, parts.frozen, batches, parts.key).compile()
+    params = merge(parts.state.live, parts.frozen, jnp.dtype(experiment.settings.compute_dtype))
+    ahead = predictor(experiment).lower(params, parts.state.batch_stats, batches["train"]).compile()
+    flops = {"step": step.cost_analysis()["flops"], "forward": ahead.cost_analysis()["flops"]}
+    shapes = {name: list(value.shape) for name, value in batch["inputs"].items()}
+    return {
+        **stage_table(experiment, parts.state, parts.frozen),
+        "title": f"{experiment.model.family}, {experiment.task.name}, strategy {', '.join(experiment.config.get('strategy') or ['fine_tune'])}",
+        "flops": flops,
+        "inputs": shapes,
+        "batch": experiment.settings.batch_size,
+    }

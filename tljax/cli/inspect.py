@@ -1,0 +1,52 @@
+"""`inspect`: what would be trained, at what cost, without training."""
+
+from rich.table import Table
+
+from tljax.cli.common import build_experiment
+from tljax.cli.main import Arguments
+
+
+def run(arguments: Arguments) -> int:
+    """Prints each stage with its parameters, what is live, rates, bytes per device, and the compiled FLOPs."""
+    experiment = build_experiment(arguments)
+    from tljax.build.training import inspect_experiment
+    from tljax.train.display import Display
+
+    display = Display()
+    for note in experiment.notes:
+        display.say(note)
+    summary = inspect_experiment(experiment)
+    display.console.print(stage_table(summary))
+    flops = summary["flops"]
+    if "step" in flops:
+        display.say(
+            f"compiled for a batch of {summary['batch']}: step {flops['step'] / 1e9:.2f} GFLOP, "
+            f"forward pass {flops['forward'] / 1e9:.2f} GFLOP (ratio {flops['step'] / flops['forward']:.2f})"
+        )
+    else:
+        display.say(f"compiled forward pass for a batch of {summary['batch']}: {flops['forward'] / 1e9:.2f} GFLOP")
+    return 0
+
+
+def stage_table(summary: dict) -> Table:
+    """The table of stages, with a row of sums."""
+    table = Table(title=summary["title"], title_justify="left")
+    table.add_column("stage")
+    for name in ("parameters", "live", "rate", "parameter bytes", "gradient bytes", "optimizer bytes"):
+        table.add_column(name, justify="right")
+    for row in [*summary["stages"], {"stage": "total", "rate": None, **summary["total"]}]:
+        live = f"{row['live']:,}" if row["live"] else "frozen"
+        table.add_row(
+            row["stage"],
+            f"{row['parameters']:,}",
+            live,
+            _rate(row["rate"]),
+            *(f"{row[name]:,}" for name in ("parameter_bytes", "gradient_bytes", "optimizer_bytes")),
+        )
+    return table
+
+
+def _rate(rate) -> str:
+    if rate is None:
+        return ""
+    return " ".join(f"{r:g}" for r in rate) if isinstance(rate, list) else f"{rate:g}"

@@ -1,0 +1,108 @@
+"""Parsing the command line, and turning failures into exit codes."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tljax.base.errors import RunError, UserError
+from tljax.base.tables import lookup, suggest
+from tljax.cli import VERBS
+from tljax.cli.config import read_config
+
+OK, USER_ERROR, RUN_ERROR = 0, 2, 3
+
+USAGE = "python launch.py [verb] --config=configs/NAME.py --workdir=runs/NAME --config.train.steps=100"
+
+
+class Arguments(NamedTuple):
+    """The command line.
+
+    Attributes:
+      config: the resolved config as nested dicts, or None where neither --config nor a run folder gave one.
+      workdir: the run folder, or None.
+      data_dir: the folder of raw data, or None.
+      options: the verb's own options: `text`, `input`, `output`, `split`.
+    """
+
+    config: dict[str, Any] | None
+    workdir: Path | None
+    data_dir: str | None
+    options: argparse.Namespace
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one command; returns its exit code."""
+    try:
+        _quiet()
+        verb, arguments = parse(argv)
+        return lookup(VERBS, verb, what="verb")(arguments)
+    except UserError as error:
+        print(f"tljax: {error}", file=sys.stderr)
+        return USER_ERROR
+    except RunError as error:
+        print(f"tljax: the run stopped. {error}", file=sys.stderr)
+        return RUN_ERROR
+    except KeyboardInterrupt:
+        print("tljax: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `launch.py list | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
+    """(verb, arguments) of a command line; raises `UserError` for what it does not know."""
+    parser = _Parser(usage=USAGE, description="Transfer learning in JAX.", allow_abbrev=False)
+    parser.add_argument("verb", nargs="?", default="train", help=", ".join(VERBS))
+    parser.add_argument("--config", help="path of a config file; --config.a.b=VALUE sets one value of it")
+    parser.add_argument("--workdir", type=Path, help="the run folder")
+    parser.add_argument("--data_dir", help="folder of raw data; default: the variable TLJAX_DATA")
+    parser.add_argument("--text", action="append", default=[], help="predict: a text; repeat for several")
+    parser.add_argument("--input", action="append", default=[], help="predict: a file or folder of inputs")
+    parser.add_argument("--output", help="predict: a jsonl file; export: a folder")
+    parser.add_argument("--split", help="evaluate: the entry of config.data; default: test, else validation")
+    overrides, rest = _take_overrides(argv)
+    known, unknown = parser.parse_known_args(rest)
+    if known.verb not in VERBS:
+        raise UserError(f"There is no verb {known.verb!r}. {suggest(known.verb, VERBS)}")
+    if unknown:
+        flags = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
+        raise UserError(f"Unknown argument {unknown[0]!r}. {suggest(unknown[0].split('=')[0], flags)}\n{USAGE}")
+    config = read_config(known.config, known.workdir, overrides)
+    return known.verb, Arguments(config, known.workdir, known.data_dir, known)
+
+
+def _take_overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """({dotted key: value}, the other arguments); `--config.a=1` and `--config.a 1` are the same."""
+    overrides: dict[str, str] = {}
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("--config."):
+            rest.append(word)
+            continue
+        key, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals:
+            value = next(words, None)
+            if value is None or value.startswith("--"):
+                raise UserError(f"{word} needs a value: {word}=VALUE.")
+        overrides[key] = value
+    return overrides, rest
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises instead of printing and leaving."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}\n{USAGE}")
+
+
+def _quiet() -> None:
+    """No chatter of libraries between our lines."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

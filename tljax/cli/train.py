@@ -1,0 +1,30 @@
+"""`train`: trains an experiment, or continues it; ends with a table and a report."""
+
+import signal
+
+from tljax.cli.common import build_experiment, need_workdir
+from tljax.cli.main import Arguments
+
+
+def run(arguments: Arguments) -> int:
+    """Trains in `--workdir`; the same command continues a run that was stopped."""
+    workdir = need_workdir(arguments)
+    experiment = build_experiment(arguments)
+    from tljax.build.training import make_job
+    from tljax.reports.run import write_run_report
+    from tljax.train.display import Display
+    from tljax.train.job import train
+
+    display = Display()
+    for note in experiment.notes:
+        display.say(note)
+    result = train(make_job(experiment), workdir, display=display)
+    if result.signal is not None:
+        display.say(f"{result.reason}; saved at step {result.step}. The same command continues.")
+        return 128 + signal.Signals(result.signal)
+    report = write_run_report(workdir)
+    if result.reason:
+        display.say(f"stopped at step {result.step}: {result.reason}")
+    display.metrics(f"{workdir}", result.metrics)
+    display.say(f"report: {report}")
+    return 0

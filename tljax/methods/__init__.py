@@ -1,0 +1,9 @@
+"""Floor 2: the objective. A method is `method(forward, task, **options) -> Method`.
+
+Methods know neither models nor optimizers: they are given `forward` and the task.
+"""
+
+TABLE = {
+    "supervised": "tljax.methods.supervised:supervised",
+}
+"""Name → where the method is."""

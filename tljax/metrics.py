@@ -1,0 +1,127 @@
+"""Metrics over a whole split, on the host, by scikit-learn and SciPy.
+
+Degenerate input has a defined value and gives no warning: a score that is 0/0 counts 0, as does a correlation with a
+constant. Each function returns a flat dict of floats, and tables beside them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def classification(
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    probabilities: np.ndarray | None,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """How well single labels are predicted.
+
+    Args:
+      labels: (B,), integers below Y.
+      predicted: (B,), integers below Y.
+      probabilities: (B, Y), rows that sum to 1, or None.
+      classes: Y names.
+
+    Returns:
+      `accuracy`; `macro_f1`, the mean of F1 over the classes that occur in `labels` or `predicted`; `matthews`, the
+      correlation coefficient, 0 where it is 0/0 (Gorodkin 2004); with probabilities, `log_loss` in nats. Tables:
+      `per_class` (rows of class, precision, recall, f1, count), `confusion` (rows are true classes) and `classes`.
+    """
+    from sklearn import metrics
+
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    every = np.arange(len(classes))
+    confusion = metrics.confusion_matrix(labels, predicted, labels=every)
+    precision, recall, f1, count = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=every, zero_division=0.0
+    )
+    occurring = (confusion.sum(0) + confusion.sum(1)) > 0
+    # With one label everywhere the coefficient is 0/0, which scikit-learn reports with a warning.
+    several = occurring.sum() > 1
+    result: dict[str, Any] = {
+        "accuracy": float(np.mean(labels == predicted)),
+        "macro_f1": float(f1[occurring].mean()),
+        "matthews": float(metrics.matthews_corrcoef(labels, predicted)) if several else 0.0,
+    }
+    if probabilities is not None:
+        chosen = np.asarray(probabilities, np.float64)[np.arange(len(labels)), labels]
+        result["log_loss"] = float(-np.mean(np.log(np.maximum(chosen, np.finfo(np.float32).tiny))))
+    return {
+        **result,
+        "per_class": _per_class(classes, precision, recall, f1, count),
+        "confusion": confusion.tolist(),
+        "classes": list(classes),
+    }
+
+
+def multi_label(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """How well sets of labels are predicted.
+
+    Args:
+      labels: (B, Y), 0 or 1.
+      predicted: (B, Y), 0 or 1.
+      classes: Y names.
+
+    Returns:
+      `subset_accuracy`, the share of examples whose whole set is right; `micro_f1` over all decisions; `macro_f1`,
+      the mean over all classes, 0 for one that neither occurs nor is predicted. Tables: `per_class`, `classes`.
+    """
+    from sklearn import metrics
+
+    labels, predicted = np.asarray(labels).astype(np.int64), np.asarray(predicted).astype(np.int64)
+    table = metrics.precision_recall_fscore_support(labels, predicted, average=None, zero_division=0.0)
+    return {
+        "subset_accuracy": float(np.mean((labels == predicted).all(axis=1))),
+        "micro_f1": float(metrics.f1_score(labels, predicted, average="micro", zero_division=0.0)),
+        "macro_f1": float(table[2].mean()),
+        "per_class": _per_class(classes, *table),
+        "classes": list(classes),
+    }
+
+
+def regression(targets: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """How well numbers are predicted; both are (B,).
+
+    Returns:
+      `pearson` and `spearman`, in [−1, 1], 0 where either side is constant; `rmse` in the unit of the targets.
+      All are NaN where a prediction is not finite.
+    """
+    targets, predicted = np.asarray(targets, np.float64), np.asarray(predicted, np.float64)
+    return {
+        "pearson": pearson(targets, predicted),
+        "spearman": spearman(targets, predicted),
+        "rmse": float(np.sqrt(np.mean((targets - predicted) ** 2))),
+    }
+
+
+def pearson(a: np.ndarray, b: np.ndarray) -> float:
+    """The linear correlation of two (B,) arrays; 0 where either is constant, NaN where one is not finite."""
+    from scipy import stats
+
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("nan")
+    return 0.0 if _constant(a) or _constant(b) else float(stats.pearsonr(a, b).statistic)
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """The rank correlation of two (B,) arrays, ties at their mean rank; degenerate input as in `pearson`."""
+    from scipy import stats
+
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("nan")
+    return pearson(stats.rankdata(a), stats.rankdata(b))
+
+
+def _constant(x: np.ndarray) -> bool:
+    """Whether what varies in `x` is no more than rounding: SciPy warns at 1e-12 of the mean."""
+    return len(x) < 2 or bool(np.linalg.norm(x - x.mean()) <= 1e-11 * abs(x.mean()))
+
+
+def _per_class(classes: Sequence[str], *columns: np.ndarray) -> list[dict[str, Any]]:
+    names = ("precision", "recall", "f1")
+    return [
+        {"class": name, **{n: float(x) for n, x in zip(names, row, strict=False)}, "count": int(row[-1])}
+        for name, row in zip(classes, np.stack(columns, axis=1), strict=True)
+    ]

@@ -1,0 +1,31 @@
+"""Which leaves belong to which stage, and the options that several strategies share."""
+
+from collections.abc import Mapping, Sequence
+
+from tljax.base.errors import UserError
+from tljax.base.tables import suggest
+
+BATCH_STATS = ("auto", "frozen", "train")
+
+
+def by_stage(stages: Sequence[str], paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Stage name → its leaf paths, in depth order; stages without leaves are left out."""
+    found = {stage: tuple(p for p in paths if p.startswith(f"backbone/{stage}/")) for stage in stages}
+    return {stage: mine for stage, mine in found.items() if mine}
+
+
+def outside_backbone(paths: Sequence[str]) -> frozenset[str]:
+    """The leaves of the wings `head` and `method`."""
+    return frozenset(path for path in paths if not path.startswith("backbone/"))
+
+
+def leaves(grouped: Mapping[str, Sequence[str]], stages: Sequence[str]) -> frozenset[str]:
+    """All leaves of `stages`."""
+    return frozenset(path for stage in stages for path in grouped[stage])
+
+
+def check_batch_stats(strategy: str, value: str) -> str:
+    """`value`, if it is a choice for `Plan.batch_stats`; else a `UserError`."""
+    if value not in BATCH_STATS:
+        raise UserError(f"config.strategy.{strategy}.batch_stats is {value!r}. {suggest(value, BATCH_STATS)}")
+    return value

@@ -1,0 +1,11 @@
+"""Floor 2: for one kind of problem its head, loss, metrics and the decoding of predictions.
+
+A task is `task(spec, **options) -> Task`, where `spec` is a `tljax.tasks.spec.TaskSpec`.
+"""
+
+TABLE = {
+    "classification": "tljax.tasks.classification:classification",
+    "regression": "tljax.tasks.regression:regression",
+    "similarity": "tljax.tasks.similarity:similarity",
+}
+"""Name → where the task is."""

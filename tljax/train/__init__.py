@@ -1,0 +1,1 @@
+"""Floor 3: state, step, loop, hooks, evaluation and the probe."""

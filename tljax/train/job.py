@@ -1,0 +1,262 @@
+"""A job: everything that a run needs, as values and functions; and the life of a run from start or restore to end."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from tljax.base.errors import UserError
+from tljax.checkpoints.run import RunCheckpoints
+from tljax.train import hooks
+from tljax.train.display import Display
+from tljax.train.loop import run_loop
+from tljax.train.records import Records, plain
+from tljax.train.settings import Settings
+from tljax.train.state import State
+
+
+class Job(NamedTuple):
+    """What `train` runs.
+
+    Attributes:
+      config: the resolved config, plain dicts and values.
+      settings: the section `train`.
+      steps: optimizer steps in all.
+      interval: steps between evaluations.
+      state: before the first step, placed on the mesh.
+      step: (state, batches) → (state, metrics), compiled, `state` donated.
+      batches: number of steps done → iterator of device-ready batches from there on.
+      evaluations: split name → (state → (numbers, tables)), in the order in which they are shown.
+      main: (metric that chooses, "max" or "min").
+      schedule: step → learning rate.
+      digests: {"pretrained": …, "live": …}; a restore refuses other ones.
+      summary: what `inspect.json` holds: the table of stages.
+    """
+
+    config: dict[str, Any]
+    settings: Settings
+    steps: int
+    interval: int
+    state: State
+    step: Callable
+    batches: Callable[[int], Iterator[Any]]
+    evaluations: Mapping[str, Callable[[State], tuple[dict, dict]]]
+    main: tuple[str, str]
+    schedule: Callable[[int], Any]
+    digests: Mapping[str, str]
+    summary: Mapping[str, Any]
+
+
+class Result(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+      state: the last one.
+      step: steps done.
+      reason: why it stopped early, or None.
+      signal: the number of the signal that stopped it, or None.
+      metrics: split → numbers, of the checkpoint that was chosen (the best on validation, else the last).
+    """
+
+    state: State
+    step: int
+    reason: str | None
+    signal: int | None
+    metrics: dict[str, dict[str, float]]
+
+
+# Keys that may differ between the config of a workdir and the one that continues it: they change how long or how
+# often, not what.
+CONTINUABLE = ("steps", "epochs", "eval_every", "save_every", "log_every", "keep_last", "patience")
+
+
+def train(job: Job, workdir: Path, *, display: Display) -> Result:
+    """Trains `job` in `workdir`, from its newest intact checkpoint if there is one.
+
+    Raises:
+      UserError: the workdir belongs to another config, another pretrained tree or another live set.
+      RunError: the loss is not finite, or the disk is full; the checkpoints are intact.
+    """
+    started = time.monotonic()
+    workdir = Path(workdir)
+    claim(workdir, job.config, job.digests)
+    (workdir / "inspect.json").write_text(json.dumps(plain(job.summary), indent=2) + "\n", encoding="utf8")
+    records = Records(workdir)
+    checkpoints = RunCheckpoints(workdir / "checkpoints", keep_last=job.settings.keep_last)
+    best = hooks.Best(*job.main, job.settings.patience)
+    try:
+        state, start = _restore(job, checkpoints, records, best, display)
+        hook, received, undo = hooks.stop_on_signals()
+        try:
+            with display.progress(start, job.steps):
+                state, step, reason = run_loop(
+                    job.step,
+                    state,
+                    job.batches(start),
+                    start=start,
+                    steps=job.steps,
+                    hooks=(*_hooks(job, workdir, records, checkpoints, best, display), hook),
+                )
+        finally:
+            undo()
+            checkpoints.wait()
+        if received() is not None:
+            return Result(state, step, reason, received(), {})
+        metrics = _conclude(job, state, step, checkpoints, records, best, time.monotonic() - started)
+        return Result(state, step, reason, None, metrics)
+    finally:
+        records.close()
+        checkpoints.close()
+
+
+def tree_of(state: State) -> dict[str, Any]:
+    """The part of a state that a checkpoint holds: frozen leaves come from the pretrained checkpoint."""
+    return {
+        "live": state.live,
+        "optimizer": state.optimizer,
+        "batch_stats": state.batch_stats,
+        "method": state.method,
+    }
+
+
+def restored(job_state: State, tree: Mapping[str, Any], step: int) -> State:
+    """The inverse of `tree_of`."""
+    return job_state._replace(**tree, step=jax.device_put(jax.numpy.int32(step), job_state.step.sharding))
+
+
+def template(state: State) -> dict[str, Any]:
+    """Shapes, dtypes and shardings of `tree_of(state)`."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree_of(state))
+
+
+def load_state(job: Job, workdir: Path, *, say: Callable[[str], None]) -> tuple[State, int] | None:
+    """The best checkpoint of a run, else its newest; (state, step), or None where there is none."""
+    checkpoints = RunCheckpoints(Path(workdir) / "checkpoints", keep_last=job.settings.keep_last, say=say)
+    try:
+        which = "best" if checkpoints.has_best() else None
+        if which is None and not checkpoints.steps():
+            return None
+        tree, meta = checkpoints.restore(template(job.state), step=which)
+        check_digests(job, meta)
+        return restored(job.state, tree, meta["step"]), meta["step"]
+    finally:
+        checkpoints.close()
+
+
+def claim(workdir: Path, config: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+    """Writes the run's config.json, or compares the config with the one that stands there."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "config.json"
+    mine = plain(dict(config))
+    if path.exists():
+        theirs = json.loads(path.read_text(encoding="utf8"))["config"]
+        differing = [line for line in differences(theirs, mine) if not line.startswith(_continuable())]
+        if differing:
+            listing = "\n".join(f"  - {line}" for line in differing)
+            raise UserError(
+                f"The workdir {workdir} belongs to another config. It differs in (there → here):\n{listing}\n"
+                "Give another --workdir, or remove this one."
+            )
+    devices = jax.devices()
+    content = {
+        "config": mine,
+        "digests": dict(digests),
+        "versions": {name: version(name) for name in ("tljax", "jax", "flax", "optax", "numpy")},
+        "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf8")
+
+
+def _continuable() -> tuple[str, ...]:
+    return tuple(f"train.{key}:" for key in CONTINUABLE)
+
+
+def differences(theirs: Any, mine: Any, path: str = "") -> list[str]:
+    """One line for each value that differs between two nested dicts."""
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        return [
+            line
+            for key in sorted({*theirs, *mine})
+            for line in differences(theirs.get(key), mine.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if theirs == mine else [f"{path}: {theirs!r} → {mine!r}"]
+
+
+def check_digests(job: Job, meta: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint of another pretrained tree or another live set."""
+    for name, what in (("pretrained", "pretrained tree"), ("live", "set of live leaves")):
+        if meta["digests"][name] != job.digests[name]:
+            raise UserError(
+                f"The checkpoint was trained with another {what} "
+                f"(digest {meta['digests'][name]}, this one has {job.digests[name]})."
+            )
+
+
+def _restore(job: Job, checkpoints: RunCheckpoints, records: Records, best: hooks.Best, display: Display):
+    if not checkpoints.steps():
+        records.truncate(0)
+        return job.state, 0
+    tree, meta = checkpoints.restore(template(job.state))
+    check_digests(job, meta)
+    records.truncate(meta["offset"])
+    best.load(meta["best"])
+    display.say(f"continuing from step {meta['step']} of {job.steps}")
+    return restored(job.state, tree, meta["step"]), meta["step"]
+
+
+def _hooks(job, workdir, records, checkpoints, best, display):
+    settings = job.settings
+
+    def meta(step: int) -> dict[str, Any]:
+        return {"step": step, "best": best.as_dict(), "offset": records.offset, "digests": dict(job.digests)}
+
+    log, settle = hooks.log(
+        records,
+        every=settings.log_every,
+        schedule=job.schedule,
+        show=display.step,
+        folder=workdir / "tensorboard",
+    )
+    found = [log]
+    if "validation" in job.evaluations:
+        found.append(
+            hooks.evaluate(
+                job.evaluations["validation"],
+                records,
+                best,
+                every=job.interval,
+                last=job.steps,
+                keep=lambda step, state: (settle(), checkpoints.save_best(step, tree_of(state), meta(step))),
+                say=display.say,
+            )
+        )
+    found.append(
+        hooks.save(
+            lambda step, state: checkpoints.save(step, tree_of(state), meta(step)),
+            every=settings.save_every or job.interval,
+            last=job.steps,
+            settle=settle,
+        )
+    )
+    return found
+
+
+def _conclude(job, state, step, checkpoints, records, best, seconds) -> dict[str, dict[str, float]]:
+    """The numbers of the chosen checkpoint on every split, recorded."""
+    chosen = state
+    if checkpoints.has_best() and best.step != step:
+        tree, meta = checkpoints.restore(template(job.state), step="best")
+        chosen = restored(job.state, tree, meta["step"])
+    metrics = {}
+    for split, run in job.evaluations.items():
+        numbers, tables = run(chosen)
+        metrics[split] = numbers
+        if split != "validation":
+            records.write("evaluate", step=best.step or step, split=split, metrics=numbers, tables=tables)
+    named = {"metric": best.metric, "value": best.value, "split": "validation"}
+    records.write("end", step=step, best_step=best.step, best=named, seconds=round(seconds, 3))
+    return metrics

@@ -1,0 +1,53 @@
+"""`metrics.jsonl`: one record a line, cut back to the checkpoint's offset on restore."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NAME = "metrics.jsonl"
+
+
+class Records:
+    """An append-only file of JSON lines. A class because it owns an open file.
+
+    Each line is flushed when it is written. `offset` goes into a checkpoint; `truncate` takes a file back to it, so
+    that after a restore no record stands twice.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = Path(folder) / NAME
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a", encoding="utf8")
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Appends one record."""
+        self._file.write(json.dumps({"kind": kind, **plain(values)}) + "\n")
+        self._file.flush()
+
+    @property
+    def offset(self) -> int:
+        """Bytes written so far."""
+        return self.path.stat().st_size
+
+    def truncate(self, offset: int) -> None:
+        """Drops everything after `offset` bytes."""
+        self._file.flush()
+        os.truncate(self.path, offset)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON knows it: arrays and NumPy scalars become numbers and lists."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "dtype"):
+        return np.asarray(value).tolist()
+    return value

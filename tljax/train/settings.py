@@ -1,0 +1,70 @@
+"""The section `train` of a config: how long, how often, and on what number of examples."""
+
+import math
+from typing import NamedTuple
+
+from tljax.base.errors import UserError
+from tljax.base.tables import suggest
+
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+class Settings(NamedTuple):
+    """How a run is trained.
+
+    Attributes:
+      batch_size: examples a step, over all devices and all accumulated parts.
+      steps: optimizer steps in all; give this or `epochs`.
+      epochs: passes over the training data, may be a fraction; rounded up to whole steps.
+      eval_batch_size: examples a step of an evaluation; None is `batch_size`.
+      eval_every: steps between evaluations on `data.validation`; None is once an epoch.
+      save_every: steps between checkpoints; None is with every evaluation.
+      log_every: steps between training records.
+      accumulate: parts that a batch is cut into; their gradients are added before one update.
+      compute_dtype: "float32" or "bfloat16"; the live leaves have float32 masters either way.
+      keep_last: checkpoints kept.
+      patience: evaluations without improvement before the run stops; None never stops early.
+      metric: the validation metric that chooses the best checkpoint; None is the task's own.
+    """
+
+    batch_size: int = 32
+    steps: int | None = None
+    epochs: float | None = None
+    eval_batch_size: int | None = None
+    eval_every: int | None = None
+    save_every: int | None = None
+    log_every: int = 10
+    accumulate: int = 1
+    compute_dtype: str = "float32"
+    keep_last: int = 2
+    patience: int | None = None
+    metric: str | None = None
+
+    def check(self) -> "Settings":
+        """Self, after checking that the values fit together."""
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            raise UserError(
+                f"config.train.compute_dtype is {self.compute_dtype!r}. {suggest(self.compute_dtype, COMPUTE_DTYPES)}"
+            )
+        if self.steps is not None and self.epochs is not None:
+            raise UserError("config.train has both steps and epochs; give one of them.")
+        for name in ("batch_size", "log_every", "accumulate", "keep_last"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise UserError(
+                    f"config.train.{name} is {getattr(self, name)!r}; it must be a whole number, at least 1."
+                )
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"config.train.batch_size ({self.batch_size}) is not divisible by accumulate ({self.accumulate})."
+            )
+        return self
+
+    def total_steps(self, examples: int) -> int:
+        """Optimizer steps of the whole run, for a training set of that many examples."""
+        if self.steps is not None:
+            return int(self.steps)
+        return math.ceil((1 if self.epochs is None else self.epochs) * examples / self.batch_size)
+
+    def evaluation_interval(self, examples: int) -> int:
+        """Steps between two evaluations."""
+        return self.eval_every or max(1, math.ceil(examples / self.batch_size))

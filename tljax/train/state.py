@@ -1,0 +1,55 @@
+"""What a training step changes, and the split of a parameter tree into live and frozen leaves."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tljax.base.paths import flatten, unflatten
+
+
+class State(NamedTuple):
+    """Everything that a step renews; donated to it. Frozen leaves are an argument of their own.
+
+    Attributes:
+      step: steps done, int32.
+      live: {slash path: float32 master}.
+      batch_stats: running statistics.
+      method: the state of the method.
+      optimizer: the state of the optimizer, over live leaves alone.
+    """
+
+    step: Any
+    live: dict[str, Any]
+    batch_stats: Any
+    method: Any
+    optimizer: Any
+
+
+def split(params: Mapping[str, Any], live: frozenset[str], compute_dtype: Any) -> tuple[dict, dict]:
+    """(live, frozen) flat leaves of `params`.
+
+    Live leaves become float32 copies: the step donates them, and a donated buffer may have no other owner. Frozen
+    floating leaves take the compute dtype once, here, and not in every step.
+    """
+    flat = flatten(params)
+    masters = {path: jnp.array(leaf, jnp.float32, copy=True) for path, leaf in flat.items() if path in live}
+    frozen = {path: cast(leaf, compute_dtype) for path, leaf in flat.items() if path not in live}
+    return masters, frozen
+
+
+def cast(leaf: Any, dtype: Any) -> Any:
+    """`leaf` in `dtype` if it is floating; integers stay as they are."""
+    return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def merge(live: Mapping[str, Any], frozen: Mapping[str, Any], compute_dtype: Any) -> dict[str, Any]:
+    """The nested tree that a forward pass reads, live leaves cast to the compute dtype."""
+    return unflatten({**frozen, **{path: cast(leaf, compute_dtype) for path, leaf in live.items()}})
+
+
+def first_state(live: Mapping[str, Any], optimizer: Any, *, batch_stats: Any, method: Any) -> State:
+    """The state before the first step; the running statistics are copied, because a step donates them."""
+    copied = jax.tree.map(lambda x: jnp.array(x, copy=True), batch_stats)
+    return State(jnp.zeros((), jnp.int32), dict(live), copied, method, optimizer.init(dict(live)))
