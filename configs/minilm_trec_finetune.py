@@ -20,9 +20,7 @@ def get_config() -> ConfigDict:
     )
     config.task = dict(name="classification", pool="mean")
     config.strategy = dict(fine_tune=dict())
-    config.optim = dict(
-        name="adamw", learning_rate=5e-5, schedule="linear", warmup=0.1, weight_decay=0.01, clip=1.0
-    )
+    config.optim = dict(name="adamw", learning_rate=5e-5, schedule="linear", warmup=0.1, weight_decay=0.01, clip=1.0)
     config.data = dict(
         train=dict(source="tljax:trec", split="train", processor=dict(max_length=64)),
         test=dict(source="tljax:trec", split="test", processor=dict(max_length=64)),

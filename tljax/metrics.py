@@ -86,7 +86,7 @@ def regression(targets: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
     Returns:
       `pearson` and `spearman`, in [−1, 1], 0 where either side is constant; `rmse` in the unit of the targets.
-      All are NaN where a prediction is not finite.
+      The correlations are NaN where a prediction is not finite.
     """
     targets, predicted = np.asarray(targets, np.float64), np.asarray(predicted, np.float64)
     return {

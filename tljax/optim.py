@@ -6,6 +6,7 @@ stands inside each group, for a decay after `multi_transform` would move every l
 """
 
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -52,9 +53,7 @@ def sgd(
     return optax.chain(penalty, optax.sgd(schedule, momentum=momentum or None, nesterov=nesterov))
 
 
-def lion(
-    schedule: Schedule, weight_decay: float, *, b1: float = 0.9, b2: float = 0.99
-) -> optax.GradientTransformation:
+def lion(schedule: Schedule, weight_decay: float, *, b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:
     """p ← p − lr · (sign(b1 · m + (1 − b1) · g) + decay · p), m ← b2 · m + (1 − b2) · g. Chen et al. 2023."""
     return optax.lion(schedule, b1=b1, b2=b2, weight_decay=weight_decay)
 
@@ -85,11 +84,7 @@ def adafactor(
       momentum: decay of a running mean of the updates; None keeps none.
       eps: added to squared gradients.
     """
-    parts = [
-        optax.scale_by_factored_rms(
-            decay_rate=decay_rate, min_dim_size_to_factor=min_size_to_factor, epsilon=eps
-        )
-    ]
+    parts = [optax.scale_by_factored_rms(decay_rate=decay_rate, min_dim_size_to_factor=min_size_to_factor, epsilon=eps)]
     if clipping_threshold is not None:
         parts.append(optax.clip_by_block_rms(clipping_threshold))
     if scale_by_parameter:
@@ -214,9 +209,7 @@ def make_optimizer(
     own = options_of(make, 2)
     accepted = {*own, *options_of(make_optimizer, 1)} - {"total_steps", "rates"}
     faults = [
-        f"config.optim.{key} is not an option of {name}. {suggest(key, accepted)}"
-        for key in options
-        if key not in own
+        f"config.optim.{key} is not an option of {name}. {suggest(key, accepted)}" for key in options if key not in own
     ]
     if learning_rate is None:
         faults.append("config.optim.learning_rate is required and not given.")
@@ -228,19 +221,22 @@ def make_optimizer(
     )
     rate = make_schedule(learning_rate, total_steps, schedule=schedule, warmup=warmup, end=end)
     factors = {
-        path: (rates or {}).get(path, 1.0) * (1.0 if path.startswith("backbone/") else head_rate)
+        path: float((rates or {}).get(path, 1.0)) * (1.0 if path.startswith("backbone/") else head_rate)
         for path in shapes
     }
     pulled = _decayed(shapes, no_decay)
     groups, labels = {}, {}
     for path in shapes:
         factor, decay = factors[path], weight_decay if pulled[path] else 0.0
-        labels[path] = f"rate={factor!r},decay={decay!r}"
+        labels[path] = f"rate={factor!r}" + (",decay" if decay else "")
         if labels[path] not in groups:
-            scaled = lambda step, factor=factor: factor * rate(step)  # noqa: E731
-            groups[labels[path]] = call(make, (scaled, decay), options, where="config.optim")
+            groups[labels[path]] = call(make, (_scaled(rate, factor), decay), options, where="config.optim")
     update = optax.multi_transform(groups, labels)
     return (update if clip is None else optax.chain(optax.clip_by_global_norm(clip), update)), rate
+
+
+def _scaled(schedule: Schedule, factor: float) -> Schedule:
+    return lambda step: factor * schedule(step)
 
 
 def _decayed(shapes: Mapping[str, Any], no_decay: Sequence[str] | None) -> dict[str, bool]:
@@ -257,6 +253,6 @@ def _check(**values: tuple[Any, str, Callable[[Any], bool]]) -> None:
         [
             f"{name} is {value!r}; it must be a number {wanted}."
             for name, (value, wanted, holds) in values.items()
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not holds(value)
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not holds(value)
         ],
     )

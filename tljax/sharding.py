@@ -70,9 +70,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shardings(
-    rules: Rules, shapes: Mapping[str, Any], mesh: Mesh, *, strict: bool = False
-) -> dict[str, NamedSharding]:
+def shardings(rules: Rules, shapes: Mapping[str, Any], mesh: Mesh, *, strict: bool = False) -> dict[str, NamedSharding]:
     """Where each leaf lies.
 
     Args:

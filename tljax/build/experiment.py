@@ -97,7 +97,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     mesh = call(make_mesh, (), config.get("mesh"), where="config.mesh")
     call(Probe, (), config.get("probe"), where="config.probe")
     entries = _entries(config.get("data") or {})
-    sources = {name: _source(name, entry, seed, data_dir) for name, entry in entries.items()}
+    sources = open_entries(config, data_dir=data_dir)
     key = jax.random.key(seed)
 
     section = call(ModelSection, (), config.get("model"), where="config.model")
@@ -113,7 +113,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     )
     task = _named(tasks.TABLE, config.get("task"), "classification", "task", (spec,))
     stop = "pooler" if task.uses == "hidden" and "pooler" in model.backbone.stages else None
-    own_head = model.head == task.head and section.source is not None
+    own_head = task.head is model.head and section.source is not None
     model, variables = _with_head(model, variables, task.head, jax.random.fold_in(key, 1))
     fresh_head = not own_head and "head" in variables["params"]
     stages = tuple(s for s in model.backbone.stages if s != stop)
@@ -159,7 +159,13 @@ def _entries(section: Mapping[str, Any]) -> dict[str, Entry]:
     return {name: call(Entry, (), options, where=f"config.data.{name}") for name, options in section.items()}
 
 
-def _source(name: str, entry: Entry, seed: int, data_dir: str | None) -> Source:
+def open_entries(config: Mapping[str, Any], *, data_dir: str | None = None) -> dict[str, Source]:
+    """The source of each entry of `config.data`, with its choices made."""
+    entries = _entries(config.get("data") or {})
+    return {name: _source(entry, int(config.get("seed", 0)), data_dir) for name, entry in entries.items()}
+
+
+def _source(entry: Entry, seed: int, data_dir: str | None) -> Source:
     source = open_source(entry.source, split=entry.split, data_dir=data_dir, columns=entry.columns)
     return subset(
         source,
@@ -167,6 +173,7 @@ def _source(name: str, entry: Entry, seed: int, data_dir: str | None) -> Source:
         shots_per_class=entry.shots_per_class,
         hold_out=entry.hold_out,
         take=entry.take,
+        skip=entry.skip,
         limit=entry.limit,
         seed=seed if entry.seed is None else entry.seed,
     )
@@ -261,9 +268,9 @@ def _dropout(model: Model) -> float:
 
 
 def _with_head(model: Model, variables: Mapping[str, Any], head: Any, key: jax.Array) -> tuple[Model, dict]:
-    """`model` with the task's head; a head that is not the checkpoint's own starts from its initialisers."""
+    """`model` with the task's head; a head that is not the checkpoint's own object starts from its initialisers."""
     params = dict(variables["params"])
-    if head != model.head:
+    if head is not model.head:
         params.pop("head", None)
         outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), dict(_output_shapes(model)))
         made = head.init(key, outputs).get("params", {}) if head is not None else {}

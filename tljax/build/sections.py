@@ -18,6 +18,7 @@ class Entry(NamedTuple):
       hold_out: fraction (or number) of examples held out, stratified by class; the entry with the same `hold_out`
         and take="held_out" is its complement.
       take: "rest" or "held_out".
+      skip: leave out that many examples of what is taken (a second part of the held-out ones).
       limit: keep that many examples.
       seed: of the choices above; None is config.seed.
       processor: options laid over the checkpoint's own processor (`max_length`, `size`, `pair` …).
@@ -33,6 +34,7 @@ class Entry(NamedTuple):
     shots_per_class: int | None = None
     hold_out: float | None = None
     take: str = "rest"
+    skip: int = 0
     limit: int | None = None
     seed: int | None = None
     processor: Mapping[str, Any] | None = None

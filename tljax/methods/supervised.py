@@ -49,7 +49,7 @@ def supervised(
         batch = batches["train"]
         _check(batch, label_smoothing, mixup)
         mix_key, forward_key = jax.random.split(rng)
-        targets, weights = task.targets(batch), task.weights(batch)
+        targets, weights = jnp.asarray(task.targets(batch)), jnp.asarray(task.weights(batch))
         if label_smoothing:
             targets = losses.smooth(targets, label_smoothing)
         inputs = batch["inputs"]

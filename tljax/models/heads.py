@@ -31,8 +31,9 @@ def pool(outputs: dict[str, Any], how: str) -> jax.Array:
 
 def normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
     """`x` scaled to length 1 over its last axis; the norm in float32."""
-    norm = jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True))
-    return (x.astype(jnp.float32) / jnp.maximum(norm, epsilon)).astype(x.dtype)
+    square = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
+    # The maximum is taken of the squares: a padding row pools to 0, where a square root has an infinite gradient.
+    return (x.astype(jnp.float32) / jnp.sqrt(jnp.maximum(square, epsilon**2))).astype(x.dtype)
 
 
 class Embedding(nn.Module):
@@ -55,14 +56,14 @@ class Classifier(nn.Module):
       pool: see `pool`.
       normalize: L2-normalise the pooled vector first.
       dropout: rate before the dense layer.
-      init: "zeros" or "normal" (truncated, deviation 0.02).
+      start: how the kernel starts: "zeros" or "normal" (truncated, deviation 0.02).
     """
 
     classes: int
     pool: str = "pooled"
     normalize: bool = False
     dropout: float = 0.0
-    init: str = "zeros"
+    start: str = "zeros"
 
     @nn.compact
     def __call__(self, outputs: dict[str, Any], train: bool = False) -> dict[str, Any]:
@@ -70,5 +71,5 @@ class Classifier(nn.Module):
         x = normalize(x) if self.normalize else x
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         # truncated_normal(1) has deviation 0.88 after truncation at 2; the published 0.02 is before truncation.
-        kernel = {"zeros": nn.initializers.zeros, "normal": nn.initializers.truncated_normal(0.02)}[self.init]
+        kernel = {"zeros": nn.initializers.zeros, "normal": nn.initializers.truncated_normal(0.02)}[self.start]
         return {**outputs, "logits": nn.Dense(self.classes, kernel_init=kernel, name="out")(x)}

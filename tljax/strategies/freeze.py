@@ -1,13 +1,13 @@
 """Freezing by rules over leaf paths and stage names."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tljax.base.errors import raise_faults
 from tljax.base.paths import assign
 from tljax.base.tables import suggest
 from tljax.base.types import Plan
-from tljax.strategies.stages import check_batch_stats
+from tljax.strategies.stages import by_stage, check_batch_stats
 
 STATES = ("frozen", "live")
 WHERE = "config.strategy.freeze.rules"
@@ -49,12 +49,13 @@ def freeze(
     raise_faults(f"The rules of {WHERE} cannot be read:", faults)
     # Stage names stand first, so that a misspelt stage is answered with the nearest one.
     assign(ordered, [*stages, *paths], what=WHERE, default="live")
-    states = assign([(_with_stages(p, stages), s) for p, s in ordered], paths, what=WHERE, default="live")
+    named = by_stage(stages, paths)
+    states = assign([(_with_stages(p, named), s) for p, s in ordered], paths, what=WHERE, default="live")
     live = frozenset(path for path, state in states.items() if state == "live")
     return Plan(live=lambda step: live, batch_stats=check_batch_stats("freeze", batch_stats))
 
 
-def _with_stages(pattern: str, stages: Sequence[str]) -> str:
+def _with_stages(pattern: str, stages: Iterable[str]) -> str:
     """`pattern`, and the leaves of the stages whose names it matches."""
     named = [re.escape(stage) for stage in stages if re.fullmatch(pattern, stage)]
     return f"{pattern}|backbone/(?:{'|'.join(named)})/.*" if named else pattern

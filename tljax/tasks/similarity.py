@@ -46,7 +46,7 @@ def similarity(
         if faults:
             raise UserError(
                 "The task similarity needs pairs, as inputs of shape (B, 2, …), and got "
-                f"{', '.join(faults)}. Name both columns of the data and set the processor's `pair` to 'split'."
+                f"{', '.join(faults)}. Name both columns of the data and set the processor's pair='separate'."
             )
         return {name: x.reshape(-1, *x.shape[2:]) for name, x in batch["inputs"].items()}
 

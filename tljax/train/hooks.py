@@ -81,6 +81,7 @@ class Best:
         self.metric, self.direction, self.patience = metric, direction, patience
         self.value: float | None = None
         self.step: int | None = None
+        self.numbers: dict[str, float] = {}
         self.waited = 0
 
     def update(self, step: int, numbers: Mapping[str, float]) -> bool:
@@ -90,7 +91,7 @@ class Best:
         value = numbers[self.metric]
         sign = 1 if self.direction == "max" else -1
         if self.value is None or (np.isfinite(value) and sign * value > sign * self.value):
-            self.value, self.step, self.waited = value, step, 0
+            self.value, self.step, self.numbers, self.waited = value, step, dict(numbers), 0
             return True
         self.waited += 1
         return False
@@ -102,11 +103,12 @@ class Best:
 
     def as_dict(self) -> dict[str, Any]:
         """For the checkpoint and the records."""
-        return {"metric": self.metric, "value": self.value, "step": self.step, "waited": self.waited}
+        return {name: getattr(self, name) for name in ("metric", "value", "step", "numbers", "waited")}
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """The inverse of `as_dict`."""
-        self.value, self.step, self.waited = saved["value"], saved["step"], saved["waited"]
+        for name in ("value", "step", "numbers", "waited"):
+            setattr(self, name, saved[name])
 
 
 def evaluate(

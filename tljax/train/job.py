@@ -251,11 +251,11 @@ def _conclude(job, state, step, checkpoints, records, best, seconds) -> dict[str
     if checkpoints.has_best() and best.step != step:
         tree, meta = checkpoints.restore(template(job.state), step="best")
         chosen = restored(job.state, tree, meta["step"])
-    metrics = {}
+    metrics = {"validation": best.numbers} if best.step is not None else {}
     for split, run in job.evaluations.items():
-        numbers, tables = run(chosen)
-        metrics[split] = numbers
         if split != "validation":
+            numbers, tables = run(chosen)
+            metrics[split] = numbers
             records.write("evaluate", step=best.step or step, split=split, metrics=numbers, tables=tables)
     named = {"metric": best.metric, "value": best.value, "split": "validation"}
     records.write("end", step=step, best_step=best.step, best=named, seconds=round(seconds, 3))

@@ -1,0 +1,74 @@
+"""Tiny checkpoints and data sets that tests of whole runs share."""
+
+import csv
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+WORDS = ("red", "green", "blue", "warm", "cold", "round", "sharp", "old", "new", "soft", "loud", "calm")
+TINY_BERT = dict(
+    vocab_size=32,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=24,
+    max_position_embeddings=32,
+    type_vocab_size=2,
+)
+
+
+def save_tiny_bert(folder: Path, **changes) -> Path:
+    """A random two-layer BERT with a word tokenizer, written by transformers."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    BertModel(BertConfig(**{**TINY_BERT, **changes})).eval().save_pretrained(folder)
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    return folder
+
+
+def save_csv(path: Path, count: int = 40, *, seed: int = 0) -> Path:
+    """Texts of two classes that single words tell apart, with the columns `review` and `mood`."""
+    generator = np.random.default_rng(seed)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["review", "mood"])
+        for i in range(count):
+            mood = i % 2
+            words = generator.choice(WORDS[2:], size=generator.integers(2, 6)).tolist()
+            words.insert(int(generator.integers(0, len(words))), WORDS[mood])
+            writer.writerow([" ".join(words), ("sad", "glad")[mood]])
+    return path
+
+
+def save_config(path: Path, checkpoint: Path, data: Path, *, test: Path | None = None, extra: str = "") -> Path:
+    """A config that fine-tunes the tiny BERT on the csv; `extra` lines may change it."""
+    body = f"""
+    from ml_collections import ConfigDict
+
+    def get_config():
+        columns = dict(text="review", label="mood")
+        processor = dict(max_length=16, lengths=(16,))
+        config = ConfigDict()
+        config.seed = 0
+        config.model = dict(source={str(checkpoint)!r})
+        config.task = dict(name="classification", pool="mean")
+        config.strategy = dict(fine_tune=dict())
+        config.optim = dict(name="adamw", learning_rate=3e-3, schedule="linear", warmup=0.1, weight_decay=0.01)
+        entry = dict(source="csv:{data}", columns=columns, processor=processor)
+        config.data = dict(
+            train=dict(**entry, hold_out=8),
+            validation=dict(**entry, hold_out=8, take="held_out"),
+            test=dict(source="csv:{test or data}", columns=columns, processor=processor),
+        )
+        config.train = dict(batch_size=8, steps=12, eval_every=4, save_every=4, log_every=2)
+        config.mesh = dict(data=1)
+    """
+    lines = textwrap.dedent(body).rstrip() + "\n" + textwrap.indent(textwrap.dedent(extra), "    ")
+    path.write_text(lines.rstrip() + "\n    return config\n")
+    return path

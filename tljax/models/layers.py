@@ -1,0 +1,171 @@
+"""Layers that the families share: dense, convolution, embedding, norms, attention.
+
+Parameters have flax's names and shapes: dense kernels (in, out), convolutions HWIO, `scale` and `bias`, `embedding`. The
+compute dtype is that of the parameters; statistics of norms and the softmax are taken in float32.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tljax.base.errors import UserError
+from tljax.base.tables import suggest
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+"""transformers' names of activations."""
+
+
+def check_activation(name: str, where: str) -> str:
+    """`name`, if there is such an activation."""
+    if name not in ACTIVATIONS:
+        raise UserError(f"{where} is {name!r}, which is not implemented. {suggest(name, ACTIVATIONS)}")
+    return name
+
+
+class Dense(nn.Module):
+    """x @ kernel + bias, over the last axis."""
+
+    features: int
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.truncated_normal(0.02)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        y = x.astype(kernel.dtype) @ kernel
+        return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else y
+
+
+class Embed(nn.Module):
+    """A table of vectors; `ids` of any shape give (…, features)."""
+
+    count: int
+    features: int
+    embedding_init: Callable = nn.initializers.truncated_normal(0.02)
+
+    @nn.compact
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return jnp.take(self.param("embedding", self.embedding_init, (self.count, self.features)), ids, axis=0)
+
+
+class LayerNorm(nn.Module):
+    """Normalisation over the last axis, in float32. Ba, Kiros and Hinton 2016."""
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        y = x.astype(jnp.float32)
+        mean = jnp.mean(y, axis=-1, keepdims=True)
+        # Two passes: the mean of squares minus the squared mean cancels badly for large means.
+        variance = jnp.mean(jnp.square(y - mean), axis=-1, keepdims=True)
+        y = (y - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        return (y * scale + bias).astype(x.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Normalisation over batch and space, as torch does it. Ioffe and Szegedy 2015.
+
+    In training mode the batch's biased variance normalises, and the unbiased one moves the running variance.
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
+        mean, variance = running_mean.value, running_var.value
+        if train:
+            y = x.astype(jnp.float32)
+            axes = tuple(range(x.ndim - 1))
+            mean, variance = jnp.mean(y, axes), jnp.var(y, axes)
+            if not self.is_initializing():
+                count = x.size // features
+                unbiased = variance * (count / max(count - 1, 1))
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (unbiased - running_var.value)
+        factor = jax.lax.rsqrt(variance + self.epsilon) * scale
+        return (x * factor + (bias - mean * factor)).astype(x.dtype)
+
+
+class Conv(nn.Module):
+    """A 2-D convolution with torch's symmetric padding; kernel (H, W, in / groups, out)."""
+
+    features: int
+    kernel: tuple[int, int]
+    stride: int | tuple[int, int] = 1
+    padding: int | tuple[int, int] = 0
+    groups: int = 1
+    use_bias: bool = False
+    kernel_init: Callable = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (*self.kernel, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        y = jax.lax.conv_general_dilated(
+            x.astype(kernel.dtype),
+            kernel,
+            window_strides=_pair(self.stride),
+            padding=[(p, p) for p in _pair(self.padding)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )
+        return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else y
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def dropout(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Array:
+    """`x` with a share of `rate` set to zero in training, and the rest scaled up."""
+    if not train or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+def attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: Any = None, *, drop: Callable[[jax.Array], jax.Array] | None = None
+) -> jax.Array:
+    """Scaled dot-product attention. Vaswani et al. 2017.
+
+    Args:
+      q, k, v: (B, T, N, K).
+      mask: broadcastable to (B, N, T, T), true where a key may be seen; None sees all. A row that sees nothing gets the
+        mean of the values.
+      drop: dropout of the probabilities, or None.
+
+    Returns:
+      (B, T, N, K).
+    """
+    # Matmuls over (B, N, T, K): measured faster on CPU, with gradients, than the fused form for 64 tokens and more.
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+    scores = (q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2)
+    scores = scores.astype(jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    if drop is not None:
+        weights = drop(weights)
+    return (weights @ v).transpose(0, 2, 1, 3)
