@@ -1,6 +1,7 @@
 """How well does all-MiniLM-L6-v2 measure sentence similarity as it is, without training?
 
-Paper: Cer et al. 2017, SemEval-2017 Task 1 (the STS benchmark); the published figure is MTEB's (Muennighoff et al. 2023).
+Paper: Cer et al. 2017, SemEval-2017 Task 1 (the STS benchmark). The published figure
+is MTEB's (Muennighoff et al. 2023).
 
     python launch.py evaluate --config=configs/minilm_stsb.py --data_dir=DATA
 

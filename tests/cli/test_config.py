@@ -29,8 +29,18 @@ def config_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("3", 3), ("1e-4", 1e-4), ("[1, 2]", [1, 2]), ("{'a': 1}", {"a": 1}), ("None", None), ("adamw", "adamw")]
-    + [("true", True), ("(1, 2)", [1, 2]), ("'3'", "3"), ("csv:/a b.csv", "csv:/a b.csv")],
+    [
+        ("3", 3),
+        ("1e-4", 1e-4),
+        ("[1, 2]", [1, 2]),
+        ("(1, 2)", [1, 2]),
+        ("{'a': 1}", {"a": 1}),
+        ("None", None),
+        ("true", True),
+        ("'3'", "3"),
+        ("adamw", "adamw"),
+        ("csv:/a b.csv", "csv:/a b.csv"),
+    ],
 )
 def test_values_are_literals_or_strings(text, value):
     assert literal(text) == value

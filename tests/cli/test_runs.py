@@ -1,4 +1,4 @@
-"""Whole runs by the command line, on a tiny BERT: train, continue, evaluate, predict, probe, export, inspect, report."""
+"""Whole runs by the command line, on a tiny BERT: every verb, continued runs, and the mistakes that people make."""
 
 import json
 import os
@@ -66,9 +66,8 @@ def test_the_same_command_again_changes_nothing(trained):
     assert numbers(workdir) == before
 
 
-def test_a_run_in_two_parts_has_the_bits_of_one(parts, trained):
+def test_a_run_in_two_parts_has_the_bits_of_one(parts):
     folder, config = parts
-    _, whole = trained
     workdir = folder / "two_parts"
     short = ["--config.train.steps=8", "--config.optim.schedule=constant"]
     long = ["--config.train.steps=12", "--config.optim.schedule=constant"]

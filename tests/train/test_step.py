@@ -82,7 +82,7 @@ def test_one_step_is_plain_gradient_descent_on_the_weighted_means():
 
 
 def test_frozen_leaves_have_no_gradient_and_no_optimizer_state():
-    state, frozen, metrics = _run(("head/out/bias",), steps=3)
+    state, frozen, _ = _run(("head/out/bias",), steps=3)
     assert set(state.live) == {"head/out/bias"}
     np.testing.assert_array_equal(frozen["head/out/kernel"], _params()["head"]["out"]["kernel"])
     only_bias = jax.grad(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from tljax import methods, strategies, tasks
 from tljax.base.errors import UserError, raise_faults
@@ -17,7 +16,7 @@ from tljax.base.paths import flatten, unflatten
 from tljax.base.tables import call, lookup, suggest
 from tljax.base.types import Method, Model, Plan, Source, Task
 from tljax.build.sections import SECTIONS, Entry, ModelSection
-from tljax.checkpoints.adapt import adapt
+from tljax.checkpoints.adapt import adapt, init_head, output_shapes
 from tljax.checkpoints.load import load_pretrained
 from tljax.data.processors import ImageProcessor
 from tljax.data.sources import open_source
@@ -241,24 +240,13 @@ def _named(table: Mapping[str, str], section: Mapping[str, Any] | None, default:
 
 def _pools(model: Model) -> tuple[str, ...]:
     """The poolings that the outputs of `model` allow."""
-    shapes = _output_shapes(model)
+    shapes = output_shapes(model)
     pools = ["mean"]
     if shapes["hidden"].ndim == 3:
         pools.append("cls")
     if shapes.get("pooled") is not None:
         pools.append("pooled")
     return tuple(pools)
-
-
-def _output_shapes(model: Model) -> Mapping[str, Any]:
-    bare = model._replace(head=None)
-    inputs = get_family(model.family).inputs(model.config)
-
-    def run(inputs):
-        variables = init_variables(bare, jax.random.key(0))
-        return forward(bare, variables, inputs)[0]
-
-    return jax.eval_shape(run, dict(inputs))
 
 
 def _dropout(model: Model) -> float:
@@ -272,8 +260,7 @@ def _with_head(model: Model, variables: Mapping[str, Any], head: Any, key: jax.A
     params = dict(variables["params"])
     if head is not model.head:
         params.pop("head", None)
-        outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), dict(_output_shapes(model)))
-        made = head.init(key, outputs).get("params", {}) if head is not None else {}
+        made = init_head(model, head, key)
         if made:
             params["head"] = made
     return model._replace(head=head), {**variables, "params": params}

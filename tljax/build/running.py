@@ -79,32 +79,37 @@ def predict_records(experiment: Experiment, records: Sequence[Mapping[str, Any]]
     return lines
 
 
-def run_probe(experiment: Experiment, split: str) -> list[dict[str, Any]]:
+def run_probe(experiment: Experiment, splits: Sequence[str]) -> list[dict[str, Any]]:
     """Logistic regression on frozen features, once for each draw of `config.probe`.
 
     Args:
       experiment: its task's head says how features are pooled and whether they are normalised.
-      split: the data entry to measure on.
+      splits: the data entries to measure on.
 
     Returns:
-      one dict a draw: `metrics`, `tables`, `fit` (iterations, final gradient, loss), `examples`.
+      one dict a draw: `metrics` and `tables` by split, `fit` (iterations, final gradient, loss), `weights` of the head.
     """
     settings = call(probes.Probe, (), experiment.config.get("probe"), where="config.probe")
     if experiment.classes is None:
         raise UserError("The probe is a classifier, and the data have no classes.")
     head = Embedding(pool=experiment.model.head.pool, normalize=experiment.model.head.normalize)
     run = partial(predictor(experiment, head=head), *placed(experiment))
-    found = {}
-    for name in ("train", split):
-        predictions, targets, _ = collect(run, evaluation_batches(experiment, name), batch_sharding(experiment.mesh))
-        found[name] = (predictions["embedding"].astype(np.float32), targets)
-    (train_x, train_y), (test_x, test_y) = found["train"], found[split]
+    features, labels = {}, {}
+    for name in ("train", *splits):
+        batches = evaluation_batches(experiment, name)
+        predictions, labels[name], _ = collect(run, batches, batch_sharding(experiment.mesh))
+        features[name] = predictions["embedding"].astype(np.float32)
     results = []
-    for rows in probes.draws(settings, train_y, experiment.seed):
-        x, z = probes.standardized(train_x[rows], test_x) if settings.standardize else (train_x[rows], test_x)
-        weights, fit = probes.fit(x, train_y[rows], len(experiment.classes), settings)
-        probabilities = probes.predict(weights, z)
-        predictions = {"probabilities": probabilities, "label": probabilities.argmax(-1).astype(np.int32)}
-        metrics, tables = measure(experiment.task, predictions, test_y)
-        results.append({"metrics": metrics, "tables": tables, "fit": fit, "examples": len(rows)})
+    for rows in probes.draws(settings, labels["train"], experiment.seed):
+        x, y = features["train"][rows], labels["train"][rows]
+        inputs = probes.standardized(x, x)[0] if settings.standardize else x
+        weights, fit = probes.fit(inputs, y, len(experiment.classes), settings)
+        weights = probes.unstandardized(weights, x) if settings.standardize else weights
+        measured = {}
+        for split in splits:
+            probabilities = probes.predict(weights, features[split])
+            predictions = {"probabilities": probabilities, "label": probabilities.argmax(-1).astype(np.int32)}
+            measured[split] = measure(experiment.task, predictions, labels[split])
+        metrics, tables = ({split: m[i] for split, m in measured.items()} for i in (0, 1))
+        results.append({"metrics": metrics, "tables": tables, "fit": fit, "weights": weights})
     return results

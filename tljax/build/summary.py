@@ -1,5 +1,6 @@
 """What `inspect` shows: who trains, at what rate, and how many bytes and operations that takes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,12 +10,22 @@ from tljax.build.experiment import Experiment
 from tljax.train.state import State
 
 
-def stage_table(experiment: Experiment, state: State, frozen: dict[str, Any]) -> dict[str, Any]:
-    """A row a stage, and the sums. Bytes are per device."""
-    flat = {**frozen, **state.live}
-    live = set(state.live)
+def stage_table(
+    experiment: Experiment, live: Mapping[str, Any], frozen: Mapping[str, Any], optimizer: Mapping[str, int]
+) -> dict[str, Any]:
+    """A row a stage, and the sums.
+
+    Args:
+      experiment: its stages and rates.
+      live: flat leaves.
+      frozen: flat leaves.
+      optimizer: bytes of optimizer state by live path.
+
+    Returns:
+      {"stages": rows, "total": sums}; bytes are per device.
+    """
+    flat = {**frozen, **live}
     groups = [*(f"backbone/{stage}" for stage in experiment.stages), "head", "method"]
-    optimizer_bytes = _optimizer_bytes(state)
     rows = []
     for group in groups:
         mine = [path for path in flat if path.startswith(f"{group}/")]
@@ -30,7 +41,7 @@ def stage_table(experiment: Experiment, state: State, frozen: dict[str, Any]) ->
                 "rate": rates[0] if len(rates) == 1 else (rates or None),
                 "parameter_bytes": sum(_local_bytes(flat[path]) for path in mine),
                 "gradient_bytes": sum(_local_bytes(flat[path]) for path in moving),
-                "optimizer_bytes": sum(optimizer_bytes.get(path, 0) for path in moving),
+                "optimizer_bytes": sum(optimizer.get(path, 0) for path in moving),
             }
         )
     total = {name: sum(row[name] for row in rows) for name in rows[0] if name not in ("stage", "rate")}
@@ -42,7 +53,7 @@ def _local_bytes(leaf: Any) -> int:
     return int(np.prod(shape)) * leaf.dtype.itemsize
 
 
-def _optimizer_bytes(state: State) -> dict[str, int]:
+def optimizer_bytes(state: State) -> dict[str, int]:
     """Bytes of optimizer state by live path, for state that is kept by leaf."""
     found: dict[str, int] = {}
     for keys, leaf in jax.tree_util.tree_flatten_with_path(state.optimizer)[0]:

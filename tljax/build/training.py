@@ -1,7 +1,8 @@
 """From an experiment to a compiled step and a job: live and frozen leaves, optimizer, shardings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,14 +15,15 @@ from tljax.base.paths import flatten, unflatten
 from tljax.base.tables import call, suggest
 from tljax.build.experiment import Experiment, used_paths
 from tljax.build.running import evaluation_batches, predictor
-from tljax.build.summary import stage_table
+from tljax.build.summary import optimizer_bytes, stage_table
 from tljax.checkpoints.digest import tree_digest
+from tljax.checkpoints.run import RunCheckpoints
 from tljax.data.streams import train_stream
 from tljax.data.subsets import class_weights
 from tljax.models import get_family
 from tljax.sharding import batch_sharding, replicated, shardings
 from tljax.train.evaluate import collect, measure
-from tljax.train.job import Job
+from tljax.train.job import Job, load_trained
 from tljax.train.loop import to_device
 from tljax.train.state import State, first_state, merge, split
 from tljax.train.step import make_step
@@ -138,7 +140,7 @@ def make_job(experiment: Experiment) -> Job:
         main=(settings.metric or metric, direction),
         schedule=parts.schedule,
         digests=digests(experiment),
-        summary=stage_table(experiment, parts.state, parts.frozen),
+        summary=stage_table(experiment, parts.state.live, parts.frozen, optimizer_bytes(parts.state)),
     )
 
 
@@ -169,11 +171,44 @@ def digests(experiment: Experiment) -> dict[str, str]:
     return {"pretrained": tree_digest(stored), "live": tree_digest(named)}
 
 
-def trained_variables(experiment: Experiment, state: State) -> dict[str, Any]:
-    """The variables of the experiment with what was trained put in; untouched leaves keep their stored bytes."""
-    flat = flatten(experiment.variables["params"])
-    params = unflatten({**flat, **state.live})
-    return {**experiment.variables, "params": params, "batch_stats": state.batch_stats}
+def trained_variables(
+    experiment: Experiment, workdir: Path, *, say: Callable[[str], None]
+) -> tuple[dict[str, Any], int] | None:
+    """(variables, step): the experiment's with what the run in `workdir` trained; None where nothing was saved.
+
+    Leaves that training did not touch keep their stored bytes.
+    """
+    live, _, _ = split_leaves(experiment)
+    wanted = {"live": live, "batch_stats": experiment.variables["batch_stats"]}
+    wanted = jax.tree.map(lambda x: _on_mesh(x, experiment.mesh), wanted)
+    found = load_trained(workdir, wanted, digests(experiment), say=say)
+    if found is None:
+        return None
+    tree, step = found
+    return with_leaves(experiment, tree["live"], tree["batch_stats"]), step
+
+
+def with_leaves(experiment: Experiment, live: Mapping[str, Any], batch_stats: Any) -> dict[str, Any]:
+    """The experiment's variables with other live leaves and statistics."""
+    params = unflatten({**flatten(experiment.variables["params"]), **live})
+    return {**experiment.variables, "params": params, "batch_stats": batch_stats}
+
+
+def save_probe(experiment: Experiment, weights: Mapping[str, Any], workdir: Path) -> None:
+    """Saves fitted probe weights as the checkpoint of a run, at step 0: `predict` and `export` read it as any other."""
+    live = {f"head/out/{name}": jnp.asarray(value, jnp.float32) for name, value in weights.items()}
+    checkpoints = RunCheckpoints(Path(workdir) / "checkpoints")
+    try:
+        state = {"live": live, "batch_stats": experiment.variables["batch_stats"]}
+        checkpoints.save(0, state, {"step": 0, "digests": digests(experiment)})
+    finally:
+        checkpoints.close()
+
+
+def summary(experiment: Experiment) -> dict[str, Any]:
+    """The table of stages without an optimizer: what is live in a probe."""
+    live, frozen, _ = split_leaves(experiment)
+    return stage_table(experiment, live, frozen, {})
 
 
 def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
@@ -186,9 +221,10 @@ def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
     ahead = predictor(experiment).lower(params, parts.state.batch_stats, batches["train"]).compile()
     flops = {"step": step.cost_analysis()["flops"], "forward": ahead.cost_analysis()["flops"]}
     shapes = {name: list(value.shape) for name, value in batch["inputs"].items()}
+    strategies = ", ".join(experiment.config.get("strategy") or ["fine_tune"])
     return {
-        **stage_table(experiment, parts.state, parts.frozen),
-        "title": f"{experiment.model.family}, {experiment.task.name}, strategy {', '.join(experiment.config.get('strategy') or ['fine_tune'])}",
+        **stage_table(experiment, parts.state.live, parts.frozen, optimizer_bytes(parts.state)),
+        "title": f"{experiment.model.family}, {experiment.task.name}, strategy {strategies}",
         "flops": flops,
         "inputs": shapes,
         "batch": experiment.settings.batch_size,

@@ -30,16 +30,10 @@ def build_experiment(arguments: Arguments):
 
 def chosen_variables(experiment, workdir: Path | None, say) -> tuple[dict, int | None]:
     """(variables, step): of the run's best checkpoint, else its newest, else as loaded (step None)."""
-    from tljax.build.training import make_job, trained_variables
-    from tljax.train.job import load_state
+    from tljax.build.training import trained_variables
 
-    if workdir is None or not (workdir / "checkpoints").is_dir():
-        return experiment.variables, None
-    found = load_state(make_job(experiment), workdir, say=say)
-    if found is None:
-        return experiment.variables, None
-    state, step = found
-    return trained_variables(experiment, state), step
+    found = trained_variables(experiment, workdir, say=say) if workdir is not None else None
+    return found or (experiment.variables, None)
 
 
 def need_split(name: str | None, names) -> str:

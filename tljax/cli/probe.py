@@ -2,41 +2,62 @@
 
 import statistics
 import time
+from pathlib import Path
 
 from tljax.base.errors import UserError
-from tljax.cli.common import build_experiment, need_split
+from tljax.cli.common import need_config, need_split
 from tljax.cli.main import Arguments
 
 
 def run(arguments: Arguments) -> int:
-    """Embeds the training and test entries once, fits `config.probe`, and prints the mean over its repeats."""
+    """Embeds the entries once, fits `config.probe`, and shows the mean over its draws; with --workdir, keeps the first.
+
+    Whatever strategy the config names, a probe trains the head alone.
+    """
     started = time.monotonic()
-    experiment = build_experiment(arguments)
+    config = {**need_config(arguments), "strategy": {"linear_probe": {}}}
+    from tljax.build.experiment import build
     from tljax.build.running import run_probe
-    from tljax.reports.run import write_run_report
     from tljax.train.display import Display
+
+    experiment = build(config, data_dir=arguments.data_dir)
+    if "train" not in experiment.sources:
+        raise UserError("config.data has no `train`, so there is nothing to fit the probe on.")
+    splits = [name for name in ("validation", "test") if name in experiment.sources]
+    splits = [need_split(arguments.options.split, splits)] if arguments.options.split or not splits else splits
+    draws = run_probe(experiment, splits)
+    metrics = {split: _mean([draw["metrics"][split] for draw in draws]) for split in splits}
+    display = Display()
+    if arguments.workdir is not None:
+        report = _record(arguments.workdir, experiment, draws, metrics, time.monotonic() - started)
+        display.say(f"report: {report}")
+    main, last = experiment.task.main[0], splits[-1]
+    if len(draws) > 1:
+        spread = statistics.stdev(draw["metrics"][last][main] for draw in draws)
+        display.say(f"mean of {len(draws)} draws; {main} on {last} deviates by {spread:.4f}")
+    display.metrics("logistic regression on frozen features", metrics)
+    return 0
+
+
+def _mean(numbers: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.fmean(n[name] for n in numbers) for name in numbers[0]}
+
+
+def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, seconds: float) -> Path:
+    """Config, records, weights and report of a probe, as of any run."""
+    from tljax.build.training import digests, save_probe, summary
+    from tljax.reports.run import write_run_report
     from tljax.train.job import claim
     from tljax.train.records import Records
 
-    if "train" not in experiment.sources:
-        raise UserError("config.data has no `train`, so there is nothing to fit the probe on.")
-    split = need_split(arguments.options.split, [name for name in experiment.sources if name != "train"])
-    repeats = run_probe(experiment, split)
-    numbers = {name: statistics.fmean(r["metrics"][name] for r in repeats) for name in repeats[0]["metrics"]}
-    display = Display()
-    if arguments.workdir is not None:
-        claim(arguments.workdir, experiment.config, {})
-        records = Records(arguments.workdir)
-        records.truncate(0)
-        for i, repeat in enumerate(repeats):
-            records.write("probe", step=i, split=split, metrics=repeat["metrics"], fit=repeat["fit"])
-        records.write("evaluate", step=0, split=split, metrics=numbers, tables=repeats[-1]["tables"])
-        records.write("end", step=0, seconds=round(time.monotonic() - started, 3))
-        records.close()
-        display.say(f"report: {write_run_report(arguments.workdir)}")
-    if len(repeats) > 1:
-        main = experiment.task.main[0]
-        spread = statistics.stdev(r["metrics"][main] for r in repeats)
-        display.say(f"{len(repeats)} draws; {main} deviates by {spread:.4f}")
-    display.metrics("logistic regression on frozen features", {split: numbers})
-    return 0
+    claim(workdir, experiment.config, digests(experiment), summary(experiment))
+    records = Records(workdir)
+    records.truncate(0)
+    for number, draw in enumerate(draws):
+        records.write("probe", step=0, draw=number, metrics=draw["metrics"], fit=draw["fit"])
+    for split, numbers in metrics.items():
+        records.write("evaluate", step=0, split=split, metrics=numbers, tables=draws[0]["tables"][split])
+    records.write("end", step=0, seconds=round(seconds, 3))
+    records.close()
+    save_probe(experiment, draws[0]["weights"], workdir)
+    return write_run_report(workdir)

@@ -1,4 +1,4 @@
-"""BERT: a bidirectional text encoder. Devlin et al. 2019."""
+"""BERT: a bidirectional text encoder. Devlin, Chang, Lee and Toutanova 2019, https://arxiv.org/abs/1810.04805."""
 
 import dataclasses
 import functools
@@ -10,14 +10,21 @@ import jax
 import jax.numpy as jnp
 
 from tljax.base.errors import UserError, raise_faults
-from tljax.base.weights import AS_IS, LINEAR, Row, Table, row
-from tljax.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, attention, check_activation, dropout
+from tljax.base.types import Family
+from tljax.base.weights import AS_IS, Table, row
+from tljax.models.configs import read_config
+from tljax.models.formats import dense_rows, linear_classifier, norm_rows
+from tljax.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, Mlp, SelfAttention, dropout
+from tljax.models.resizing import entry_resize, resize_positions, resize_vocabulary
 from tljax.models.tower import Tower
 
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """The entries of config.json that shape a BERT, with transformers' names and defaults."""
+    """The entries of config.json that shape a BERT, with transformers' names and defaults.
+
+    `add_pooling_layer` is an argument of transformers' class and not an entry of its config; it is one here.
+    """
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -34,25 +41,27 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     add_pooling_layer: bool = True
 
+    @property
+    def init(self) -> nn.initializers.Initializer:
+        """How kernels and tables start."""
+        return nn.initializers.truncated_normal(self.initializer_range)
+
+
+ACCEPTED = {
+    "hidden_act": ACTIVATIONS,
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+}
+"""The values of config.json's entries that are implemented."""
+
 
 def configure(entries: Mapping[str, Any]) -> BertConfig:
-    """config.json → `BertConfig`; refuses what is not implemented."""
-    names = {field.name for field in dataclasses.fields(BertConfig)}
-    config = BertConfig(**{name: value for name, value in entries.items() if name in names})
-    faults = []
-    if entries.get("position_embedding_type", "absolute") != "absolute":
-        faults.append(f"position_embedding_type is {entries['position_embedding_type']!r}; only 'absolute' is implemented.")
-    faults += [f"{name} is set; BERT as a decoder is not implemented." for name in DECODER if entries.get(name)]
+    """config.json → `BertConfig`; raises `UserError` for what is not implemented."""
+    config = read_config(BertConfig, entries, what="BERT", accepted=ACCEPTED)
     if config.hidden_size % config.num_attention_heads:
-        faults.append(
-            f"hidden_size ({config.hidden_size}) is not divisible by num_attention_heads ({config.num_attention_heads})."
-        )
-    raise_faults("This BERT cannot be built:", faults)
-    check_activation(config.hidden_act, "hidden_act")
+        raise UserError(f"hidden_size {config.hidden_size} is no multiple of {config.num_attention_heads} heads.")
     return config
-
-
-DECODER = ("is_decoder", "add_cross_attention")
 
 
 class Embeddings(nn.Module):
@@ -62,45 +71,13 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
-        c = self.config
-        init = nn.initializers.truncated_normal(c.initializer_range)
-        ids = carry["input_ids"]
-        x = Embed(c.vocab_size, c.hidden_size, init, name="words")(ids)
-        x += Embed(c.max_position_embeddings, c.hidden_size, init, name="positions")(jnp.arange(ids.shape[1]))
-        x += Embed(c.type_vocab_size, c.hidden_size, init, name="types")(carry["token_type_ids"])
+        c, ids = self.config, carry["input_ids"]
+        x = Embed(c.vocab_size, c.hidden_size, c.init, name="words")(ids)
+        # The reference's order of summation.
+        x = x + Embed(c.type_vocab_size, c.hidden_size, c.init, name="types")(carry["token_type_ids"])
+        x = x + Embed(c.max_position_embeddings, c.hidden_size, c.init, name="positions")(jnp.arange(ids.shape[1]))
         x = LayerNorm(c.layer_norm_eps, name="norm")(x)
         return {"mask": carry["mask"], "hidden": dropout(self, x, c.hidden_dropout_prob, train)}
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention with its residual and norm."""
-
-    config: BertConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-        c = self.config
-        dense = functools.partial(Dense, c.hidden_size, kernel_init=nn.initializers.truncated_normal(c.initializer_range))
-        heads = (*x.shape[:2], c.num_attention_heads, -1)
-        q, k, v = (dense(name=name)(x).reshape(heads) for name in ("query", "key", "value"))
-        rate = c.attention_probs_dropout_prob
-        drop = functools.partial(dropout, self, rate=rate, train=True) if train and rate else None
-        y = dense(name="output")(attention(q, k, v, mask[:, None, None, :] > 0, drop=drop).reshape(x.shape))
-        return LayerNorm(c.layer_norm_eps, name="norm")(x + dropout(self, y, c.hidden_dropout_prob, train))
-
-
-class Mlp(nn.Module):
-    """Two dense layers with their residual and norm."""
-
-    config: BertConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        c = self.config
-        init = nn.initializers.truncated_normal(c.initializer_range)
-        y = ACTIVATIONS[c.hidden_act](Dense(c.intermediate_size, kernel_init=init, name="up")(x))
-        y = Dense(c.hidden_size, kernel_init=init, name="down")(y)
-        return LayerNorm(c.layer_norm_eps, name="norm")(x + dropout(self, y, c.hidden_dropout_prob, train))
 
 
 class Block(nn.Module):
@@ -110,8 +87,18 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
-        x = SelfAttention(self.config, name="attention")(carry["hidden"], carry["mask"], train)
-        return {**carry, "hidden": Mlp(self.config, name="mlp")(x, train)}
+        c = self.config
+        shared = dict(epsilon=c.layer_norm_eps, pre_norm=False, rate=c.hidden_dropout_prob, init=c.init)
+        attend = SelfAttention(
+            heads=c.num_attention_heads,
+            qkv_bias=True,
+            attention_rate=c.attention_probs_dropout_prob,
+            name="attention",
+            **shared,
+        )
+        x = attend(carry["hidden"], carry["mask"][:, None, None, :] > 0, train)
+        x = Mlp(c.intermediate_size, c.hidden_act, name="mlp", **shared)(x, train)
+        return {**carry, "hidden": x}
 
 
 class Pooler(nn.Module):
@@ -121,21 +108,20 @@ class Pooler(nn.Module):
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
-        init = nn.initializers.truncated_normal(self.config.initializer_range)
-        x = Dense(self.config.hidden_size, kernel_init=init, name="dense")(carry["hidden"][:, 0])
+        x = Dense(self.config.hidden_size, kernel_init=self.config.init, name="dense")(carry["hidden"][:, 0])
         return {**carry, "pooled": jnp.tanh(x)}
 
 
 class Bert(Tower):
-    """`embed, block0 …, pooler`."""
+    """`embed, block0 …, pooler`; the pooler only where the config has one."""
 
     config: BertConfig
 
     def chain(self) -> dict[str, Any]:
         c = self.config
         blocks = {f"block{i}": functools.partial(Block, c) for i in range(c.num_hidden_layers)}
-        chain = {"embed": functools.partial(Embeddings, c), **blocks}
-        return {**chain, "pooler": functools.partial(Pooler, c)} if c.add_pooling_layer else chain
+        pooler = {"pooler": functools.partial(Pooler, c)} if c.add_pooling_layer else {}
+        return {"embed": functools.partial(Embeddings, c), **blocks, **pooler}
 
     @property
     def recorded_stages(self) -> tuple[str, ...]:
@@ -143,13 +129,25 @@ class Bert(Tower):
 
 
 def start(config: BertConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Ids, mask and token types; the last two have transformers' defaults."""
+    """Ids (B, T), and where they are absent a mask of ones and token types of zeros, as in transformers.
+
+    Raises:
+      UserError: no `input_ids`, or more tokens than positions.
+    """
+    if "input_ids" not in inputs:
+        raise UserError(f"BERT reads `input_ids`, and the inputs are: {', '.join(inputs) or 'none'}.")
     ids = inputs["input_ids"]
+    wrong = [
+        f"{name} has the shape {inputs[name].shape}, and input_ids {ids.shape}."
+        for name in ("attention_mask", "token_type_ids")
+        if inputs.get(name) is not None and inputs[name].shape != ids.shape
+    ]
     if ids.shape[1] > config.max_position_embeddings:
-        raise UserError(
-            f"An input has {ids.shape[1]} tokens, and the model has {config.max_position_embeddings} positions. Set "
-            "max_length of the processor, or adapt max_position_embeddings."
+        wrong.append(
+            f"An input has {ids.shape[1]} tokens, and the model has {config.max_position_embeddings} positions. Lower "
+            "the processor's max_length, or adapt max_position_embeddings."
         )
+    raise_faults("These inputs do not fit the model:", wrong)
     mask, types = inputs.get("attention_mask"), inputs.get("token_type_ids")
     return {
         "input_ids": ids,
@@ -166,35 +164,112 @@ def finish(config: BertConfig, carry: Mapping[str, Any]) -> dict[str, Any]:
 def table(config: BertConfig, prefix: str) -> Table:
     """transformers' names of a BertModel."""
     rows = [
-        row(f"{prefix}embeddings.{theirs}.weight", f"backbone/embed/{ours}/embedding", AS_IS)
-        for theirs, ours in (
-            ("word_embeddings", "words"),
-            ("position_embeddings", "positions"),
-            ("token_type_embeddings", "types"),
-        )
+        row(f"{prefix}embeddings.{theirs}_embeddings.weight", f"backbone/embed/{ours}/embedding", AS_IS)
+        for theirs, ours in (("word", "words"), ("position", "positions"), ("token_type", "types"))
     ]
-    rows += _norm(f"{prefix}embeddings.LayerNorm", "backbone/embed/norm")
+    rows += norm_rows(f"{prefix}embeddings.LayerNorm", "backbone/embed/norm")
     for i in range(config.num_hidden_layers):
         theirs, ours = f"{prefix}encoder.layer.{i}", f"backbone/block{i}"
         for name in ("query", "key", "value"):
-            rows += _dense(f"{theirs}.attention.self.{name}", f"{ours}/attention/{name}")
-        rows += _dense(f"{theirs}.attention.output.dense", f"{ours}/attention/output")
-        rows += _norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention/norm")
-        rows += _dense(f"{theirs}.intermediate.dense", f"{ours}/mlp/up")
-        rows += _dense(f"{theirs}.output.dense", f"{ours}/mlp/down")
-        rows += _norm(f"{theirs}.output.LayerNorm", f"{ours}/mlp/norm")
+            rows += dense_rows(f"{theirs}.attention.self.{name}", f"{ours}/attention/{name}")
+        rows += dense_rows(f"{theirs}.attention.output.dense", f"{ours}/attention/output")
+        rows += norm_rows(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention/norm")
+        rows += dense_rows(f"{theirs}.intermediate.dense", f"{ours}/mlp/up")
+        rows += dense_rows(f"{theirs}.output.dense", f"{ours}/mlp/down")
+        rows += norm_rows(f"{theirs}.output.LayerNorm", f"{ours}/mlp/norm")
     if config.add_pooling_layer:
-        rows += _dense(f"{prefix}pooler.dense", "backbone/pooler/dense")
+        rows += dense_rows(f"{prefix}pooler.dense", "backbone/pooler/dense")
     return Table(
         rows=tuple(rows),
-        extras=(r"(bert\.)?embeddings\.position_ids", r"cls\..*", r"(classifier|qa_outputs)\..*"),
+        extras=(
+            r"(bert\.)?embeddings\.(position_ids|token_type_ids)",
+            r"(cls|classifier|qa_outputs)\..*",
+            *(() if config.add_pooling_layer else (r"(bert\.)?pooler\..*",)),
+        ),
+        # TensorFlow's names, in files converted before 2019.
         renames=((r"(.*LayerNorm)\.gamma", r"\1.weight"), (r"(.*LayerNorm)\.beta", r"\1.bias")),
     )
 
 
-def _dense(theirs: str, ours: str) -> list[Row]:
-    return [row(f"{theirs}.weight", f"{ours}/kernel", LINEAR), row(f"{theirs}.bias", f"{ours}/bias", AS_IS)]
+def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """What config.json leaves out: whether there is a pooler (language models are saved without one)."""
+    return {"add_pooling_layer": any(name.endswith("pooler.dense.weight") for name in shapes)}
 
 
-def _norm(theirs: str, ours: str) -> list[Row]:
-    return [row(f"{theirs}.weight", f"{ours}/scale", AS_IS), row(f"{theirs}.bias", f"{ours}/bias", AS_IS)]
+def _classifier_dropout(config: BertConfig) -> float:
+    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+
+
+def _size(width: int, layers: int, heads: int, **others: Any) -> dict[str, Any]:
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    return {**sizes, "intermediate_size": 4 * width, **others}
+
+
+CASED, CHINESE, MULTILINGUAL = 28996, 21128, 119547
+
+VARIANTS = {
+    "bert-base-uncased": _size(768, 12, 12),
+    "bert-base-cased": _size(768, 12, 12, vocab_size=CASED),
+    "bert-base-chinese": _size(768, 12, 12, vocab_size=CHINESE),
+    "bert-base-multilingual-cased": _size(768, 12, 12, vocab_size=MULTILINGUAL),
+    "bert-large-uncased": _size(1024, 24, 16),
+    "bert-large-cased": _size(1024, 24, 16, vocab_size=CASED),
+    # Turc et al. 2019, "Well-read students learn better".
+    "bert-tiny": _size(128, 2, 2),
+    "bert-mini": _size(256, 4, 4),
+    "bert-small": _size(512, 4, 8),
+    "bert-medium": _size(512, 8, 8),
+    # Wang et al. 2020, and its halves by sentence-transformers.
+    "MiniLM-L12-H384-uncased": _size(384, 12, 12),
+    "all-MiniLM-L6-v2": _size(384, 6, 12),
+    "all-MiniLM-L12-v2": _size(384, 12, 12),
+}
+"""Published name → what differs from, or restates, the defaults."""
+
+FAMILY = Family(
+    name="bert",
+    configure=configure,
+    backbone=Bert,
+    carry=dict.fromkeys(("input_ids", "token_type_ids", "mask", "hidden", "pooled"), "example"),
+    start=start,
+    finish=finish,
+    inputs=lambda config: {
+        name: jax.ShapeDtypeStruct((1, min(8, config.max_position_embeddings)), jnp.int32)
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    },
+    table=table,
+    prefixes=("bert.", ""),
+    heads={
+        "BertForSequenceClassification": linear_classifier(
+            "BertForSequenceClassification",
+            prefix="bert.",
+            theirs="classifier",
+            pools=("pooled",),
+            dropout=_classifier_dropout,
+        )
+    },
+    own_pool="pooled",
+    sharding=(
+        (r"backbone/embed/words/embedding", ("tensor", "fsdp")),
+        (r"backbone/embed/(positions|types)/embedding", (None, "fsdp")),
+        (r"backbone/block\d+/(attention/(query|key|value)|mlp/up)/kernel", ("fsdp", "tensor")),
+        (r"backbone/block\d+/(attention/(query|key|value)|mlp/up)/bias", ("tensor",)),
+        (r"backbone/block\d+/(attention/output|mlp/down)/kernel", ("tensor", "fsdp")),
+        (r"backbone/pooler/dense/kernel", ("fsdp", None)),
+        (r"backbone/.*/(scale|bias)", (None,)),
+    ),
+    variants=VARIANTS,
+    resizes={
+        "vocab_size": entry_resize(
+            "backbone/embed/words/embedding",
+            "vocab_size",
+            lambda array, before, value, rng: resize_vocabulary(array, value, rng),
+        ),
+        "max_position_embeddings": entry_resize(
+            "backbone/embed/positions/embedding",
+            "max_position_embeddings",
+            lambda array, before, value, rng: resize_positions(array, value),
+        ),
+    },
+    infer=infer,
+)

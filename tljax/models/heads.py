@@ -73,3 +73,25 @@ class Classifier(nn.Module):
         # truncated_normal(1) has deviation 0.88 after truncation at 2; the published 0.02 is before truncation.
         kernel = {"zeros": nn.initializers.zeros, "normal": nn.initializers.truncated_normal(0.02)}[self.start]
         return {**outputs, "logits": nn.Dense(self.classes, kernel_init=kernel, name="out")(x)}
+
+
+class DistilledClassifier(nn.Module):
+    """A classifier on the class token and one on the distillation token, and their mean as `logits` (B, Y).
+
+    Touvron et al. 2021 (DeiT), at inference. Parameters: `out/…` and `distillation/…`.
+
+    Attributes:
+      classes: Y.
+    """
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, outputs: dict[str, Any], train: bool = False) -> dict[str, Any]:
+        kernel = nn.initializers.truncated_normal(0.02)
+        cls, distillation = (
+            nn.Dense(self.classes, kernel_init=kernel, name=name)(outputs["hidden"][:, i])
+            for i, name in enumerate(("out", "distillation"))
+        )
+        logits = (cls + distillation) / 2
+        return {**outputs, "logits": logits, "cls_logits": cls, "distillation_logits": distillation}

@@ -83,10 +83,9 @@ def train(job: Job, workdir: Path, *, display: Display) -> Result:
     """
     started = time.monotonic()
     workdir = Path(workdir)
-    claim(workdir, job.config, job.digests)
-    (workdir / "inspect.json").write_text(json.dumps(plain(job.summary), indent=2) + "\n", encoding="utf8")
+    claim(workdir, job.config, job.digests, job.summary)
     records = Records(workdir)
-    checkpoints = RunCheckpoints(workdir / "checkpoints", keep_last=job.settings.keep_last)
+    checkpoints = RunCheckpoints(workdir / "checkpoints", keep_last=job.settings.keep_last, say=display.say)
     best = hooks.Best(*job.main, job.settings.patience)
     try:
         state, start = _restore(job, checkpoints, records, best, display)
@@ -128,27 +127,39 @@ def restored(job_state: State, tree: Mapping[str, Any], step: int) -> State:
     return job_state._replace(**tree, step=jax.device_put(jax.numpy.int32(step), job_state.step.sharding))
 
 
-def template(state: State) -> dict[str, Any]:
-    """Shapes, dtypes and shardings of `tree_of(state)`."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree_of(state))
+def shapes_of(tree: Any) -> Any:
+    """Shapes, dtypes and shardings of a tree of arrays."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def load_state(job: Job, workdir: Path, *, say: Callable[[str], None]) -> tuple[State, int] | None:
-    """The best checkpoint of a run, else its newest; (state, step), or None where there is none."""
-    checkpoints = RunCheckpoints(Path(workdir) / "checkpoints", keep_last=job.settings.keep_last, say=say)
+def load_trained(
+    workdir: Path, wanted: Mapping[str, Any], digests: Mapping[str, str], *, say: Callable[[str], None]
+) -> tuple[dict[str, Any], int] | None:
+    """What a run trained: of its best checkpoint, else of its newest.
+
+    Args:
+      workdir: the run folder.
+      wanted: {"live": …, "batch_stats": …}, arrays or shapes with shardings.
+      digests: of the pretrained tree and the live set; a checkpoint with others is refused.
+      say: prints one line.
+
+    Returns:
+      ({"live": …, "batch_stats": …}, step), or None where there is no checkpoint.
+    """
+    checkpoints = RunCheckpoints(Path(workdir) / "checkpoints", say=say)
     try:
-        which = "best" if checkpoints.has_best() else None
-        if which is None and not checkpoints.steps():
+        if not checkpoints.steps():
             return None
-        tree, meta = checkpoints.restore(template(job.state), step=which)
-        check_digests(job, meta)
-        return restored(job.state, tree, meta["step"]), meta["step"]
+        which = "best" if checkpoints.has_best() else None
+        tree, meta = checkpoints.restore(shapes_of(wanted), step=which, partial=True)
+        check_digests(digests, meta)
+        return tree, meta["step"]
     finally:
         checkpoints.close()
 
 
-def claim(workdir: Path, config: Mapping[str, Any], digests: Mapping[str, str]) -> None:
-    """Writes the run's config.json, or compares the config with the one that stands there."""
+def claim(workdir: Path, config: Mapping[str, Any], digests: Mapping[str, str], summary: Mapping[str, Any]) -> None:
+    """Writes the run's config.json and inspect.json, or refuses a folder that holds another config."""
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
     mine = plain(dict(config))
@@ -169,6 +180,7 @@ def claim(workdir: Path, config: Mapping[str, Any], digests: Mapping[str, str]) 
         "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf8")
+    (workdir / "inspect.json").write_text(json.dumps(plain(dict(summary)), indent=2) + "\n", encoding="utf8")
 
 
 def _continuable() -> tuple[str, ...]:
@@ -186,13 +198,13 @@ def differences(theirs: Any, mine: Any, path: str = "") -> list[str]:
     return [] if theirs == mine else [f"{path}: {theirs!r} → {mine!r}"]
 
 
-def check_digests(job: Job, meta: Mapping[str, Any]) -> None:
+def check_digests(digests: Mapping[str, str], meta: Mapping[str, Any]) -> None:
     """Refuses a checkpoint of another pretrained tree or another live set."""
     for name, what in (("pretrained", "pretrained tree"), ("live", "set of live leaves")):
-        if meta["digests"][name] != job.digests[name]:
+        if meta["digests"][name] != digests[name]:
             raise UserError(
                 f"The checkpoint was trained with another {what} "
-                f"(digest {meta['digests'][name]}, this one has {job.digests[name]})."
+                f"(digest {meta['digests'][name]}, this one has {digests[name]})."
             )
 
 
@@ -200,8 +212,8 @@ def _restore(job: Job, checkpoints: RunCheckpoints, records: Records, best: hook
     if not checkpoints.steps():
         records.truncate(0)
         return job.state, 0
-    tree, meta = checkpoints.restore(template(job.state))
-    check_digests(job, meta)
+    tree, meta = checkpoints.restore(shapes_of(tree_of(job.state)))
+    check_digests(job.digests, meta)
     records.truncate(meta["offset"])
     best.load(meta["best"])
     display.say(f"continuing from step {meta['step']} of {job.steps}")
@@ -249,7 +261,7 @@ def _conclude(job, state, step, checkpoints, records, best, seconds) -> dict[str
     """The numbers of the chosen checkpoint on every split, recorded."""
     chosen = state
     if checkpoints.has_best() and best.step != step:
-        tree, meta = checkpoints.restore(template(job.state), step="best")
+        tree, meta = checkpoints.restore(shapes_of(tree_of(job.state)), step="best")
         chosen = restored(job.state, tree, meta["step"])
     metrics = {"validation": best.numbers} if best.step is not None else {}
     for split, run in job.evaluations.items():

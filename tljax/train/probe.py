@@ -54,9 +54,20 @@ def draws(probe: Probe, labels: np.ndarray, seed: int) -> list[np.ndarray]:
 
 def standardized(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both z-scored with the mean and deviation of `train`; constant features stay 0."""
-    mean, deviation = train.mean(0), train.std(0)
-    deviation = np.where(deviation > 0, deviation, 1)
+    mean, deviation = _moments(train)
     return (train - mean) / deviation, (test - mean) / deviation
+
+
+def unstandardized(weights: dict[str, Any], train: np.ndarray) -> dict[str, Any]:
+    """Weights for features as they are, from weights for features that were `standardized` with `train`."""
+    mean, deviation = _moments(train)
+    kernel = weights["kernel"] / deviation[:, None]
+    return {"kernel": kernel, "bias": weights["bias"] - mean @ kernel}
+
+
+def _moments(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    deviation = train.std(0)
+    return train.mean(0), np.where(deviation > 0, deviation, 1)
 
 
 def fit(features: jax.Array, labels: jax.Array, classes: int, probe: Probe) -> tuple[dict[str, Any], dict[str, Any]]:

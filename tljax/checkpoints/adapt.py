@@ -1,0 +1,101 @@
+"""`adapt`: named, reported changes of shape between a checkpoint and what is needed."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tljax.base.errors import raise_faults
+from tljax.base.paths import flatten, unflatten
+from tljax.base.tables import suggest
+from tljax.base.types import Model
+from tljax.models import get_family
+from tljax.models.forward import forward, init_variables
+
+
+class Note(NamedTuple):
+    """What one change did.
+
+    Attributes:
+      change: its name.
+      path: the leaf, or "head".
+      before: shape.
+      after: shape.
+      undoable: whether export can return to the checkpoint's shape without loss.
+    """
+
+    change: str
+    path: str
+    before: tuple[int, ...] | None
+    after: tuple[int, ...] | None
+    undoable: bool
+
+    def __str__(self) -> str:
+        back = "export can undo it" if self.undoable else "export cannot undo it"
+        return f"adapted {self.change}: {self.path} {self.before} → {self.after}; {back}"
+
+
+def adapt(
+    model: Model, variables: Mapping[str, Any], *, rng: jax.Array | None = None, head: Any = None, **changes: Any
+) -> tuple[Model, dict[str, Any], tuple[Note, ...]]:
+    """A model of other shapes, filled from `variables`.
+
+    Args:
+      model: from `load_pretrained`.
+      variables: likewise.
+      rng: for values that no checkpoint gives (new rows, a new head); default key 0.
+      head: a new head module; its leaves start from its initialisers.
+      **changes: what the family's `resizes` name: `image_size`, `num_channels`, `vocab_size`,
+        `max_position_embeddings` …, with their new values.
+
+    Returns:
+      (model, variables, notes): a note says for each change which leaf went from which shape to which, and whether
+      export can undo it.
+
+    Raises:
+      UserError: a change that the family does not know.
+    """
+    family = get_family(model.family)
+    raise_faults(
+        f"The family {family.name} cannot be adapted so:",
+        [f"{name}. {suggest(name, family.resizes)}" for name in changes if name not in family.resizes],
+    )
+    rng = jax.random.key(0) if rng is None else rng
+    flat, notes = flatten(variables["params"]), []
+    config, entries = model.config, json.loads(model.source)
+    for i, (name, value) in enumerate(changes.items()):
+        resize = family.resizes[name]
+        before = flat[resize.path]
+        flat[resize.path] = resize.resize(before, config, value, jax.random.fold_in(rng, i))
+        config = resize.config(config, value)
+        entries.update(resize.source(entries, value))
+        notes.append(Note(name, resize.path, before.shape, flat[resize.path].shape, resize.undoable))
+    model = model._replace(config=config, backbone=family.backbone(config), source=json.dumps(entries))
+    params = unflatten(flat)
+    if head is not None:
+        params.pop("head", None)
+        made = init_head(model, head, jax.random.fold_in(rng, len(changes)))
+        if made:
+            params["head"] = made
+        notes.append(Note("head", "head", None, tuple(x.shape for x in jax.tree.leaves(made)), False))
+        model = model._replace(head=head)
+    return model, {**variables, "params": params}, tuple(notes)
+
+
+def init_head(model: Model, head: Any, rng: jax.Array) -> dict[str, Any]:
+    """The parameters of a new `head` on the backbone of `model`; {} for a head without any."""
+    outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), dict(output_shapes(model)))
+    return head.init(rng, outputs).get("params", {})
+
+
+def output_shapes(model: Model) -> Mapping[str, Any]:
+    """The shapes of the backbone's outputs for a batch of one."""
+    bare = model._replace(head=None)
+    inputs = get_family(model.family).inputs(model.config)
+
+    def run(inputs):
+        return forward(bare, init_variables(bare, jax.random.key(0)), inputs)[0]
+
+    return jax.eval_shape(run, dict(inputs))
