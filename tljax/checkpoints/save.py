@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from safetensors.numpy import save_file
 
 from tljax.base.errors import RunError, UserError
 from tljax.base.types import Family, HeadFormat, Model
-from tljax.base.weights import Row
 from tljax.checkpoints.convert import export_leaves, flat_of
 from tljax.checkpoints.sentence_transformers import write_layout
 from tljax.models import get_family
@@ -119,7 +118,7 @@ def write_model(
 
 def _prefix(family: Family, config: Any, extras: Mapping[str, np.ndarray]) -> str:
     """The prefix of a model without a head of ours: a checkpoint whose own head we keep verbatim keeps its names."""
-    modules = _modules(family.table(config, "").rows)
+    modules = _modules(name for entry in family.table(config, "").rows for name in entry.theirs)
     foreign = any(_strip(family, name).rpartition(".")[0] not in modules for name in extras)
     return family.prefixes[0] if foreign else family.prefixes[-1]
 
@@ -127,9 +126,8 @@ def _prefix(family: Family, config: Any, extras: Mapping[str, np.ndarray]) -> st
 def _kept(
     family: Family, extras: Mapping[str, np.ndarray], tensors: Mapping[str, Any], prefix: str, *, foreign: bool
 ) -> dict[str, np.ndarray]:
-    """The extras to write: buffers of the backbone's own modules under the prefix, and the tensors of foreign heads where
-    no head of ours takes their place."""
-    parents = {name.rpartition(".")[0] for name in tensors}
+    """The extras to write: buffers of the model's own modules, and foreign heads that no head of ours replaces."""
+    parents = _modules(tensors)
     kept = {}
     for name, tensor in extras.items():
         inner = f"{prefix}{_strip(family, name)}"
@@ -145,8 +143,10 @@ def _strip(family: Family, name: str) -> str:
     return name.removeprefix(prefix)
 
 
-def _modules(rows: Sequence[Row]) -> set[str]:
-    return {name.rpartition(".")[0] for entry in rows for name in entry.theirs}
+def _modules(names: Iterable[str]) -> set[str]:
+    """The modules that hold the named tensors, and those that hold these modules."""
+    parts = [name.split(".") for name in names]
+    return {".".join(p[:depth]) for p in parts for depth in range(1, len(p))}
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -4,7 +4,7 @@ A processor is a frozen dataclass with these members, and the streams know no ot
 
 - `example(record, rng=None)` → dict of arrays of one example; `rng` is given in training, for random changes.
 - `collate(examples)` → the batch's `inputs`, under Hugging Face's names.
-- `size(example)` → how long an example is, where batches of similar examples waste less padding; else absent.
+- `size_of(example)` → how long an example is, where batches of similar examples waste less padding; else absent.
 - `fixed_shape()` → the same with one shape for all batches.
 - `replace(**options)` → the same with other options; `UserError` for unknown ones.
 - `save(folder)` → what the reference library reads back.

@@ -22,7 +22,7 @@ PAIRS = ("joint", "separate")
 
 @dataclasses.dataclass(frozen=True)
 class TextProcessor:
-    """Turns `text` (and `text_b`) into `input_ids`, `attention_mask` and, where the tokenizer has them, `token_type_ids`.
+    """Turns `text` (and `text_b`) into `input_ids`, `attention_mask` and, if the tokenizer has them, `token_type_ids`.
 
     Batches are padded to the smallest of a few lengths, so that a compiled function sees few shapes.
 
@@ -86,13 +86,13 @@ class TextProcessor:
         longest = max(part["input_ids"].shape[0] for part in parts)
         return {name: np.stack([self._pad(part[name], name, longest) for part in parts]) for name in parts[0]}
 
-    def size(self, example: Mapping[str, np.ndarray]) -> int:
+    def size_of(self, example: Mapping[str, np.ndarray]) -> int:
         """Tokens of an example: batches of similar size waste less padding."""
         return example["input_ids"].shape[-1]
 
     def collate(self, examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """int32 arrays (B, T), or (B, 2, T) for separate pairs, padded to one of the lengths."""
-        longest = max(map(self.size, examples))
+        longest = max(map(self.size_of, examples))
         length = min(n for n in (*self.lengths, self.max_length) if longest <= n <= self.max_length)
         return {name: np.stack([self._pad(x[name], name, length) for x in examples]) for name in examples[0]}
 

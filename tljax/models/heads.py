@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tljax.models.layers import Dense
+
 POOLS = ("pooled", "cls", "mean")
 
 
@@ -72,7 +74,7 @@ class Classifier(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         # truncated_normal(1) has deviation 0.88 after truncation at 2; the published 0.02 is before truncation.
         kernel = {"zeros": nn.initializers.zeros, "normal": nn.initializers.truncated_normal(0.02)}[self.start]
-        return {**outputs, "logits": nn.Dense(self.classes, kernel_init=kernel, name="out")(x)}
+        return {**outputs, "logits": Dense(self.classes, kernel_init=kernel, name="out")(x)}
 
 
 class DistilledClassifier(nn.Module):
@@ -90,7 +92,7 @@ class DistilledClassifier(nn.Module):
     def __call__(self, outputs: dict[str, Any], train: bool = False) -> dict[str, Any]:
         kernel = nn.initializers.truncated_normal(0.02)
         cls, distillation = (
-            nn.Dense(self.classes, kernel_init=kernel, name=name)(outputs["hidden"][:, i])
+            Dense(self.classes, kernel_init=kernel, name=name)(outputs["hidden"][:, i])
             for i, name in enumerate(("out", "distillation"))
         )
         logits = (cls + distillation) / 2

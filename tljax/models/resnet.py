@@ -43,8 +43,8 @@ def configure(entries: Mapping[str, Any]) -> ResNetConfig:
     config = read_config(ResNetConfig, entries, what="ResNet", accepted=accepted)
     if len(config.hidden_sizes) != len(config.depths):
         raise UserError(
-            f"hidden_sizes {list(config.hidden_sizes)} and depths {list(config.depths)} must be equally long: one entry a "
-            "stage."
+            f"hidden_sizes {list(config.hidden_sizes)} and depths {list(config.depths)} must be equally long, with one "
+            "entry a stage."
         )
     return config
 

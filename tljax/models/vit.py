@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tljax.base.errors import UserError, raise_faults
+from tljax.base.errors import raise_faults
 from tljax.base.types import Family, HeadFormat, Resize
 from tljax.base.weights import AS_IS, CONV, Table, reshaped, row
 from tljax.models.configs import pair, read_config

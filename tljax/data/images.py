@@ -1,0 +1,260 @@
+"""Images → normalised pixels, by the checkpoint's own size, crop, mean and deviation."""
+
+import dataclasses
+import io
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from tljax.base.errors import UserError, raise_faults
+from tljax.base.tables import suggest
+from tljax.data.image_config import RESAMPLES, config_of, options_of
+from tljax.data.options import replaced
+
+RESIZES = ("stretch", "shortest", "none")
+CHANNELS = ("RGB", "BGR", "L")
+
+
+class Augment(NamedTuple):
+    """Random changes of training images.
+
+    Attributes:
+      flip: left and right are swapped in half of the cases.
+      crop: the image is padded with that many black pixels on each side, and cut back at a random place.
+      resized_crop: (least, most) share of the area; a random part of the image, of a random shape between 3:4 and
+        4:3, is resized to the final size (Szegedy et al. 2015). It takes the place of resizing and centre crop.
+    """
+
+    flip: bool = False
+    crop: int = 0
+    resized_crop: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageProcessor:
+    """Turns `image` (encoded bytes, or uint8 (H, W), (H, W, 1) or (H, W, 3)) into `pixel_values` (H, W, C), float32.
+
+    The defaults are those of most networks trained on ImageNet. An image is resized, cut to `size` around its centre
+    (or padded with zeros), multiplied by `rescale`, and normalised by `mean` and `std`.
+
+    Attributes:
+      size: (H, W) of the result, or one number for both; None keeps what resizing gives.
+      resize: "stretch" to `resize_to` whatever the shape; "shortest": the short edge becomes `resize_to`; or "none".
+      resize_to: what is resized to before the crop; None is `size` (its smaller number for "shortest").
+      mean, std: a number a channel, or one for all, in the unit that `rescale` makes.
+      rescale: factor for values from 0 to 255.
+      resample: Pillow's filter: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
+      channels: "RGB", "BGR" or "L" (grey, one channel).
+      augment: `Augment` (or its options), applied in training only.
+    """
+
+    size: Any = 224
+    resize: str = "stretch"
+    resize_to: Any = None
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    rescale: float = 1 / 255
+    resample: str = "bilinear"
+    channels: str = "RGB"
+    augment: Any = None
+
+    def __post_init__(self):
+        faults = [
+            f"{name} is {value!r}. {suggest(value, accepted)}"
+            for name, value, accepted in (
+                ("resize", self.resize, RESIZES),
+                ("resample", self.resample, RESAMPLES),
+                ("channels", self.channels, CHANNELS),
+            )
+            if value not in accepted
+        ]
+        if isinstance(self.size, int):
+            object.__setattr__(self, "size", (self.size, self.size))
+        if isinstance(self.resize_to, int) and self.resize == "stretch":
+            object.__setattr__(self, "resize_to", (self.resize_to, self.resize_to))
+        for name, pair in (("size", self.size), ("resize_to", self.resize_to)):
+            if pair is not None and not _is_size(pair, name == "resize_to" and self.resize == "shortest"):
+                faults.append(f"{name} is {pair!r}, and must be pixels: a number, or (height, width).")
+        if self.size is None and self.resize_to is None and self.resize != "none":
+            faults.append(f"resize is {self.resize!r} without a size.")
+        count = 1 if self.channels == "L" else 3
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            values = tuple(map(float, values)) if isinstance(values, (tuple, list)) else (float(values),)
+            object.__setattr__(self, name, values)
+            if len(values) not in (1, count):
+                faults.append(f"{name} has {len(values)} values, and {self.channels} has {count} channels.")
+        if 0.0 in self.std:
+            faults.append("std has a zero.")
+        if isinstance(self.augment, Mapping):
+            unknown = [key for key in self.augment if key not in Augment._fields]
+            faults += [f"augment.{key} does not exist. {suggest(key, Augment._fields)}" for key in unknown]
+            if not unknown:
+                object.__setattr__(self, "augment", Augment(**self.augment))
+        if isinstance(self.augment, Augment) and self.augment.resized_crop is not None and self.size is None:
+            faults.append("augment.resized_crop needs a size.")
+        raise_faults("The image processor cannot be made:", faults)
+
+    def replace(self, **options: Any) -> "ImageProcessor":
+        """With other options; a new `size` alone keeps the share of the image that the crop keeps."""
+        scaled = {}
+        if "size" in options and "resize_to" not in options and self.resize_to is not None and self.size is not None:
+            new = replaced(self, {"size": options["size"], "resize_to": None, "resize": "none"}, what="image").size
+            factor = min(new) / min(self.size)
+            old = self.resize_to
+            scaled = {"resize_to": round(old * factor) if isinstance(old, int) else _times(old, factor)}
+        return replaced(self, {**scaled, **options}, what="image")
+
+    def fixed_shape(self) -> "ImageProcessor":
+        """Itself: all its batches have one shape."""
+        return self
+
+    def example(self, record: Mapping[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        """`pixel_values` (H, W, C); `rng` switches `augment` on.
+
+        Raises:
+          UserError: the record holds no image, or one that cannot be decoded.
+        """
+        image = self._decode(record)
+        augment = self.augment if rng is not None and self.augment is not None else Augment()
+        if augment.resized_crop is not None:
+            height, width = self.size
+            box = _random_box(image.size, augment.resized_crop, rng)
+            image = image.resize((width, height), self._filter, box=box)
+        else:
+            image = self._resized(image)
+        pixels = np.asarray(image)
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        if self.size is not None:
+            pixels = _center_crop(pixels, self.size)
+        if augment.crop:
+            pixels = _random_crop(pixels, augment.crop, rng)
+        if augment.flip and rng.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        pixels = pixels[..., ::-1] if self.channels == "BGR" else pixels
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return {"pixel_values": (pixels * np.float32(self.rescale) - mean) / std}
+
+    def collate(self, examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """`pixel_values` (B, H, W, C), float32."""
+        shapes = {x["pixel_values"].shape for x in examples}
+        if len(shapes) > 1:
+            raise UserError(f"The images of a batch have different sizes {sorted(shapes)}: set the processor's `size`.")
+        return {"pixel_values": np.stack([x["pixel_values"] for x in examples])}
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes `preprocessor_config.json` into `folder`; `UserError` where transformers has no such processor."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config_of(self), indent=2)
+        Path(folder, "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides the result, for records."""
+        return dataclasses.asdict(dataclasses.replace(self, augment=None))
+
+    @property
+    def shortest(self) -> int:
+        """The short edge after resizing, for `resize="shortest"`."""
+        return self.resize_to or min(self.size)
+
+    @property
+    def _filter(self) -> Image.Resampling:
+        return Image.Resampling(RESAMPLES.index(self.resample))
+
+    def _decode(self, record: Mapping[str, Any]) -> Image.Image:
+        image = record.get("image")
+        name = f"The image {record.get('id')!r}"
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))):
+                raise UserError(
+                    f"{name} is an array of {image.dtype} {image.shape}, and must be uint8 of (H, W), (H, W, 1) or "
+                    "(H, W, 3)."
+                )
+            image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+        elif isinstance(image, bytes):
+            try:
+                with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata, which nobody reads
+                    image = ImageOps.exif_transpose(Image.open(io.BytesIO(image)))
+                    image.load()
+            except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+                raise UserError(f"{name} cannot be decoded: {error}. Is the file complete?") from error
+        else:
+            raise UserError(f"The record {record.get('id')!r} holds no image, and the checkpoint reads images.")
+        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8, not scale them
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return image.convert("L" if self.channels == "L" else "RGB")
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        if self.resize == "none":
+            return image
+        if self.resize == "stretch":
+            height, width = self.resize_to or self.size
+            return image.resize((width, height), self._filter)
+        width, height = image.size
+        short = self.shortest
+        long = int(short * max(width, height) / min(width, height))
+        return image.resize((short, long) if width <= height else (long, short), self._filter)
+
+
+def read_preprocessor_config(path: str | os.PathLike) -> ImageProcessor:
+    """The processor that a preprocessor_config.json describes; raises `UserError` where it cannot."""
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    return ImageProcessor(**options_of(config, str(path)))
+
+
+def _is_size(value: Any, one: bool) -> bool:
+    values = (value,) if one else value
+    return isinstance(values, tuple) and len(values) == (1 if one else 2) and all(_is_pixels(x) for x in values)
+
+
+def _is_pixels(value: Any) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+def _times(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    return round(size[0] * factor), round(size[1] * factor)
+
+
+def _center_crop(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The centre of `pixels`; zeros where they are smaller, one more before than after where the number is odd."""
+    pads = [(math.ceil((to - have) / 2), (to - have) // 2) for to, have in zip(size, pixels.shape, strict=False)]
+    pads = [(max(before, 0), max(after, 0)) for before, after in pads]
+    if any(map(any, pads)):
+        pixels = np.pad(pixels, [*pads, (0, 0)])
+    top, left = ((have - to) // 2 for to, have in zip(size, pixels.shape, strict=False))
+    return pixels[top : top + size[0], left : left + size[1]]
+
+
+def _random_crop(pixels: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    padded = np.pad(pixels, [(pad, pad), (pad, pad), (0, 0)])
+    top, left = rng.integers(0, 2 * pad + 1, 2)
+    return padded[top : top + height, left : left + width]
+
+
+def _random_box(
+    size: tuple[int, int], share: Sequence[float], rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """(left, upper, right, lower) of a random part of an image of (width, height); its centre as a last resort."""
+    width, height = size
+    for _ in range(10):
+        area = width * height * rng.uniform(*share)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, height * 4 / 3), min(height, width * 4 / 3)
+    left, top = (width - w) / 2, (height - h) / 2
+    return left, top, left + w, top + h

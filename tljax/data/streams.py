@@ -1,0 +1,250 @@
+"""Streams of NumPy batches: training without end, in an order that seed and step alone decide; evaluation once, whole.
+
+A batch is a dict: `inputs` (Hugging Face's names), `targets` (int32 (B,), float32 (B,), or float32 (B, Y) for several
+classes an example; absent without labels), `weight` float32 (B,): 0 for padding, else 1 or the class's weight; `index`
+int32 (B,): the position in the source, −1 for padding.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tljax.base.errors import UserError, raise_faults
+from tljax.base.types import Source
+from tljax.data.processors import Processor
+
+WINDOW = 64
+"""Batches of an evaluation that are sorted by length together: more save padding, and keep more examples in memory."""
+THREADS = 2
+AHEAD = 4
+"""Batches that are prepared ahead of their use."""
+
+
+def train_stream(
+    source: Source,
+    processor: Processor,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    start: int = 0,
+    workers: int = 0,
+    augment: Mapping[str, Any] | None = None,
+    class_weights: np.ndarray | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[dict[str, Any]]:
+    """Batches without end; each epoch is shuffled anew. The last batch of an epoch is filled up from the next one.
+
+    Step n's batch is a function of seed and n: not of `start`, `workers`, or what was read before; and the batches
+    of all shards, put together, do not depend on their number.
+
+    Args:
+      source: with at least one record.
+      processor: see `tljax.data.processors`.
+      batch_size: examples a step, over all shards.
+      seed: of order and augmentation.
+      start: the first step to give.
+      workers: processes that prepare batches; 0 prepares them in threads of this one.
+      augment: options of `tljax.data.images.Augment`, for images.
+      class_weights: (Y,), the weight of each class.
+      shard: (this process, processes): each gets its part of every batch. All batches then have one shape.
+
+    Raises:
+      UserError: wrong numbers, augmentation of text, records that the processor cannot read.
+    """
+    import grain
+
+    this, shards = _check(source, batch_size, shard, start=start, workers=workers)
+    if augment is not None:
+        processor = processor.replace(augment=augment)
+    if shards > 1:
+        processor = processor.fixed_shape()
+    key = int(np.random.SeedSequence(seed).generate_state(1)[0])  # near seeds would give near orders in Grain
+    examples = (
+        grain.MapDataset.source(_Numbered(source.records))
+        .shuffle(seed=key)
+        .repeat()
+        .map_with_index(_Example(processor, source, class_weights, seed))
+    )
+    batches = examples[this::shards].batch(batch_size // shards, batch_fn=_Collate(processor, source))
+    stream = batches[start:].to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
+    if workers:
+        _parse_flags()
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD))
+    return iter(stream)
+
+
+def eval_stream(
+    source: Source, processor: Processor, *, batch_size: int, shard: tuple[int, int] = (0, 1)
+) -> Iterator[dict[str, Any]]:
+    """Every record once; the last batch is padded with rows of weight 0 and index −1.
+
+    Texts of similar length come together, to save padding: `index` tells the order of the source. With several shards
+    they keep the order of the source, all batches have one shape, and each shard gets its part of every batch.
+    """
+    import grain
+
+    this, shards = _check(source, batch_size, shard)
+    part = batch_size // shards
+    if shards > 1:
+        processor = processor.fixed_shape()
+    mine = [i for i in range(len(source.records)) if i % batch_size // part == this]
+    examples = (
+        grain.MapDataset.source(_Numbered(source.records, mine))
+        .map_with_index(_Example(processor, source, None, None))
+        .to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD * part))
+    )
+    collate = _Collate(processor, source)
+    total = math.ceil(len(source.records) / batch_size)
+    return _eval_batches(iter(examples), collate, part, total, sort=shards == 1 and hasattr(processor, "size_of"))
+
+
+def _eval_batches(examples: Iterator[dict], collate: "_Collate", size: int, total: int, *, sort: bool) -> Iterator[dict]:
+    """`total` batches of `size`, padded at the end, sorted within windows."""
+    given, filler = 0, None
+    while given < total:
+        window = [example for _, example in zip(range(size * min(WINDOW, total - given)), examples, strict=False)]
+        if sort:
+            window.sort(key=lambda example: collate.processor.size_of(example["inputs"]))
+        filler = window[0] if window else filler
+        for place in range(0, size * min(WINDOW, total - given), size):
+            real = window[place : place + size]
+            padding = [{**(real or [filler])[0], "weight": 0.0, "index": -1}] * (size - len(real))
+            yield collate([*real, *padding])
+        given += WINDOW
+
+
+def steps_per_epoch(source: Source, batch_size: int) -> int:
+    """Steps after which every record was seen; the last of them may hold records of the next epoch."""
+    return math.ceil(len(source.records) / batch_size)
+
+
+def fingerprint(source: Source, processor: Processor) -> str:
+    """A digest of what a stream gives: the source's name, count, classes and some of its records, the processor."""
+    count = len(source.records)
+    samples = [source.records[i] for i in sorted({0, count // 2, count - 1}) if 0 <= i < count]
+    facts = {
+        "name": source.name,
+        "count": count,
+        "classes": source.classes,
+        "processor": {type(processor).__name__: processor.facts},
+        "samples": [{k: _digest(v) for k, v in sorted(record.items()) if k != "id"} for record in samples],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digest(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        value = (value.shape, value.tobytes())
+    return hashlib.sha256(value if isinstance(value, bytes) else repr(value).encode()).hexdigest()[:16]
+
+
+class _Numbered:
+    """(position, record) of records, or of the `chosen` ones."""
+
+    def __init__(self, records: Any, chosen: Sequence[int] | None = None):
+        self._records, self._chosen = records, chosen
+
+    def __len__(self) -> int:
+        return len(self._records) if self._chosen is None else len(self._chosen)
+
+    def __getitem__(self, index: int) -> tuple[int, dict[str, Any]]:
+        place = int(index) if self._chosen is None else self._chosen[index]
+        return place, self._records[place]
+
+
+class _Example:
+    """(place in the stream, (position, record)) → example; `seed` is None for evaluation."""
+
+    def __init__(self, processor: Processor, source: Source, class_weights: np.ndarray | None, seed: int | None):
+        self._processor, self._seed = processor, seed
+        self._classes, self._name = source.classes, source.name
+        self._weights = None if class_weights is None else np.asarray(class_weights, np.float32)
+
+    def __call__(self, place: int, numbered: tuple[int, dict[str, Any]]) -> dict[str, Any]:
+        position, record = numbered
+        rng = None
+        if self._seed is not None and getattr(self._processor, "augment", None) is not None:
+            rng = np.random.Generator(np.random.Philox(key=[self._seed % 2**64, place]))
+        target = self._target(record)
+        weight = 1.0
+        if self._weights is not None:
+            if not isinstance(target, int):
+                raise UserError(f"{self._name}: class weights need one class a record.")
+            weight = float(self._weights[target])
+        inputs = self._processor.example(record, rng)
+        return {"inputs": inputs, "target": target, "weight": weight, "index": position}
+
+    def _target(self, record: Mapping[str, Any]) -> int | float | list[int] | None:
+        """The label as int, float or list of int, after its classes were checked."""
+        label = record.get("label")
+        if label is None:
+            return None
+        label = label.tolist() if hasattr(label, "tolist") else label
+        if isinstance(label, float):
+            return label
+        numbers = list(label) if isinstance(label, (list, tuple)) else [label]
+        limit = len(self._classes) if self._classes is not None else math.inf
+        if any(not isinstance(n, int) or not 0 <= n < limit for n in numbers):
+            raise UserError(
+                f"{self._name}, record {record.get('id')!r}: the label {label!r} is out of range: there are "
+                f"{limit if self._classes is not None else 'no named'} classes, numbered from 0."
+            )
+        return numbers if isinstance(label, (list, tuple)) else label
+
+
+class _Collate:
+    """Examples → a batch."""
+
+    def __init__(self, processor: Processor, source: Source):
+        self.processor, self._classes, self._name = processor, source.classes, source.name
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch = {
+            "inputs": self.processor.collate([x["inputs"] for x in examples]),
+            "weight": np.array([x["weight"] for x in examples], np.float32),
+            "index": np.array([x["index"] for x in examples], np.int32),
+        }
+        targets = [x["target"] for x in examples]
+        kinds = {type(target) for target in targets}
+        if kinds == {type(None)}:
+            return batch
+        if kinds == {int}:
+            return {**batch, "targets": np.array(targets, np.int32)}
+        if kinds <= {int, float}:
+            return {**batch, "targets": np.array(targets, np.float32)}
+        if kinds == {list} and self._classes is not None:
+            marked = np.zeros((len(targets), len(self._classes)), np.float32)
+            for row, numbers in zip(marked, targets, strict=True):
+                row[numbers] = 1
+            return {**batch, "targets": marked}
+        raise UserError(f"{self._name}: labels of different kinds in one batch, or lists of classes without names.")
+
+
+def _check(
+    source: Source, batch_size: int, shard: tuple[int, int], *, start: int = 0, workers: int = 0
+) -> tuple[int, int]:
+    this, shards = shard
+    faults = []
+    if not len(source.records):
+        faults.append(f"{source.name} holds no records.")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        faults.append(f"batch_size is {batch_size!r}, and must be a whole number above 0.")
+    elif not (shards >= 1 and 0 <= this < shards) or batch_size % shards:
+        faults.append(f"batch_size {batch_size} cannot be divided among {shards} processes, of which this is {this}.")
+    for name, value in (("start", start), ("workers", workers)):
+        if not isinstance(value, int) or value < 0:
+            faults.append(f"{name} is {value!r}, and must be a whole number from 0.")
+    raise_faults("The stream cannot be made:", faults)
+    return this, shards
+
+
+def _parse_flags() -> None:
+    """Grain's workers read absl's flags, which only `app.run` parses."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

@@ -1,0 +1,239 @@
+"""Several ways to do one thing, each over some seeds: a table, a picture, and a sentence computed from both."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tljax.base.errors import UserError, raise_faults
+from tljax.reports import plots
+from tljax.reports.html import element, page, section, table
+
+CONFIDENCE = 0.95
+
+
+class Difference(NamedTuple):
+    """How far one row is ahead of another.
+
+    Attributes:
+      mean: of the first minus mean of the second, positive where the first has the larger values.
+      spread: standard deviation of the paired differences, or of the difference where runs are not paired; NaN where
+        it is unknown.
+      low, high: the ends of the 95 % interval of the mean difference; NaN where it is unknown.
+    """
+
+    mean: float
+    spread: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """The mean difference between two rows of values, with Student's 95 % interval.
+
+    Equal numbers of values are taken as pairs (the same seed draws the same data); otherwise the interval is Welch's
+    (1947), without the assumption of equal variances.
+    """
+    from scipy import stats
+
+    mean = statistics.fmean(first) - statistics.fmean(second)
+    if len(first) < 2 or len(second) < 2:
+        return Difference(mean, math.nan, math.nan, math.nan)
+    if len(first) == len(second):
+        spread = statistics.stdev(a - b for a, b in zip(first, second, strict=True))
+        error, freedom = spread / math.sqrt(len(first)), len(first) - 1
+    else:
+        parts = [statistics.variance(values) / len(values) for values in (first, second)]
+        error, spread = math.sqrt(sum(parts)), math.sqrt(statistics.variance(first) + statistics.variance(second))
+        # Welch and Satterthwaite; two rows without any variance are certain whatever the degrees of freedom.
+        below = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True))
+        freedom = sum(parts) ** 2 / below if below else 1.0
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    return Difference(mean, spread, mean - reach, mean + reach)
+
+
+def ranked(rows: Sequence[Mapping[str, Any]], *, higher_is_better: bool = True) -> list[Mapping[str, Any]]:
+    """The rows, the best mean first.
+
+    Raises:
+      UserError: no rows, a row without a name or without values, or values that are not finite.
+    """
+    faults = [] if rows else ["there are no rows."]
+    for i, row in enumerate(rows):
+        name, values = row.get("name"), row.get("values")
+        if not name:
+            faults.append(f"row {i} has no name.")
+        if not values:
+            faults.append(f"row {i} ({name}) has no values.")
+        elif not all(math.isfinite(value) for value in values):
+            faults.append(f"row {i} ({name}) has values that are not finite: {list(values)}.")
+    raise_faults("The comparison cannot be made:", faults)
+    sign = -1 if higher_is_better else 1
+    return sorted(rows, key=lambda row: sign * statistics.fmean(row["values"]))
+
+
+def verdict(rows: Sequence[Mapping[str, Any]], *, higher_is_better: bool = True, percent: bool = True) -> str:
+    """Which row wins, by how much over each other, and whether that is more than chance, in sentences.
+
+    Args:
+      rows: {"name", "values": one a seed}.
+      higher_is_better: what wins.
+      percent: the values are shares, and differences are said in points.
+    """
+    best, *others = ranked(rows, higher_is_better=higher_is_better)
+    sentence = f"{best['name']} reaches {spread_of(best['values'], percent)}"
+    if not others:
+        return f"{sentence}; there is nothing to compare it with."
+    clear, unclear, unknown = [], [], []
+    for row in others:
+        gap = difference(best["values"], row["values"])
+        gap = gap if higher_is_better else Difference(-gap.mean, gap.spread, -gap.high, -gap.low)
+        said = f"{_amount(gap.mean, gap.spread, percent)} over {row['name']}"
+        if math.isnan(gap.low):
+            unknown.append(said)
+        elif gap.clear:
+            clear.append(f"{said} (95 % interval {_amount(gap.low, math.nan, percent, '')} to {_amount(gap.high, math.nan, percent, '')})")
+        else:
+            unclear.append(said)
+    parts = [f"{sentence}, the best of {len(rows)}."]
+    if clear:
+        parts.append(f"It wins by {_listed(clear)}: more than chance explains.")
+    if unclear:
+        lead = "Its lead of" if not clear else "The lead of"
+        seeds = "these seeds cannot tell it from chance" if len(unclear) == 1 else "these seeds cannot tell them from chance"
+        parts.append(f"{lead} {_listed(unclear)} is within the spread: {seeds}.")
+    if unknown:
+        parts.append(f"It is ahead by {_listed(unknown)}; with a single run the spread is unknown.")
+    return " ".join(parts)
+
+
+def spread_of(values: Sequence[float], percent: bool = True) -> str:
+    """Mean ± standard deviation over seeds: "81.6 ± 3.6 %"; without a deviation where there is one value."""
+    return _amount(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan, percent, " %")
+
+
+def comparison_table(
+    rows: Sequence[Mapping[str, Any]], *, higher_is_better: bool = True, percent: bool = True, metric: str = "accuracy"
+) -> Any:
+    """A `rich.table.Table` for the terminal, the best row first and in bold."""
+    from rich.table import Table
+
+    columns, body = _cells(rows, higher_is_better, percent, metric)
+    made = Table()
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if i == 0 else "right")
+    for i, row in enumerate(body):
+        made.add_row(*row, style="bold" if i == 0 else None)
+    return made
+
+
+def markdown_table(
+    rows: Sequence[Mapping[str, Any]], *, higher_is_better: bool = True, percent: bool = True, metric: str = "accuracy"
+) -> str:
+    """The table in Markdown, the best row first."""
+    columns, body = _cells(rows, higher_is_better, percent, metric)
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def write_comparison(
+    folder: Path,
+    *,
+    title: str,
+    question: str,
+    rows: Sequence[Mapping[str, Any]],
+    higher_is_better: bool = True,
+    percent: bool = True,
+    metric: str = "accuracy",
+    notes: Sequence[str] = (),
+) -> Path:
+    """Writes `report.html` into `folder`; returns its path.
+
+    Args:
+      folder: made if it is missing.
+      title: of the page.
+      question: what was asked, in a sentence.
+      rows: {"name", "values": one a seed, "seconds": number or one a seed, "live_parameters"}; the last two optional.
+      higher_is_better: what wins.
+      percent: the values are shares, shown times 100.
+      metric: what the values are.
+      notes: sentences below the table.
+
+    Raises:
+      UserError: as `ranked`.
+    """
+    order = ranked(rows, higher_is_better=higher_is_better)
+    columns, body = _cells(rows, higher_is_better, percent, metric)
+    label = f"{metric} (%)" if percent else metric
+    picture = element("div", plots.bars(order, label=label, scale=100 if percent else 1), style="max-width:820px")
+    note = "Mean ± standard deviation over seeds; dots are single runs."
+    said = verdict(rows, higher_is_better=higher_is_better, percent=percent)
+    parts = [
+        element("p", said, class_="headline"),
+        section("Result", table(columns, body, marked=[0]), picture, note=note),
+        section("Every run", _runs(order, percent)),
+    ]
+    if notes:
+        parts.append(section("Notes", *(element("p", note) for note in notes)))
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"{folder} is a file; the report needs a folder.") from None
+    path = folder / "report.html"
+    path.write_text(page(title, question, *parts), encoding="utf8")
+    return path
+
+
+def _runs(rows: Sequence[Mapping[str, Any]], percent: bool) -> Any:
+    most = max(len(row["values"]) for row in rows)
+    body = [
+        [row["name"], *(_amount(v, math.nan, percent, " %") for v in row["values"]), *[""] * (most - len(row["values"]))]
+        for row in rows
+    ]
+    return table(["", *(f"run {i}" for i in range(most))], body)
+
+
+def _cells(rows, higher_is_better, percent, metric) -> tuple[list[str], list[list[str]]]:
+    """(column titles, rows of text), the best first; columns that no row fills are left out."""
+    order = ranked(rows, higher_is_better=higher_is_better)
+    columns = {
+        "": [str(row["name"]) for row in order],
+        metric: [spread_of(row["values"], percent) for row in order],
+        "runs": [str(len(row["values"])) for row in order],
+        "live parameters": [f"{row['live_parameters']:,}" if "live_parameters" in row else "" for row in order],
+        "seconds a run": [_seconds(row.get("seconds")) for row in order],
+    }
+    kept = [name for name, cells in columns.items() if any(cells)]
+    return kept, [list(cells) for cells in zip(*(columns[name] for name in kept), strict=True)]
+
+
+def _seconds(seconds: Any) -> str:
+    if seconds is None or seconds == []:
+        return ""
+    mean = statistics.fmean(seconds) if isinstance(seconds, Sequence) else float(seconds)
+    return f"{mean:.1f}" if mean < 100 else f"{mean:.0f}"
+
+
+def _amount(mean: float, spread: float, percent: bool, unit: str | None = None) -> str:
+    unit = (" points" if unit is None else unit) if percent else ""
+    digits, factor = (1, 100) if percent else (_digits(spread, mean), 1)
+    beside = f" ± {factor * spread:.{digits}f}" if math.isfinite(spread) else ""
+    return f"{factor * mean:.{digits}f}{beside}{unit}"
+
+
+def _digits(spread: float, mean: float) -> int:
+    """Decimals that show two digits of the spread, or four of the mean where there is no spread."""
+    if math.isfinite(spread) and spread > 0:
+        return min(8, max(0, 1 - math.floor(math.log10(spread))))
+    return min(8, max(0, 3 - math.floor(math.log10(abs(mean))))) if mean else 3
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

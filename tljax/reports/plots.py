@@ -1,0 +1,177 @@
+"""Pictures as inline SVG, drawn by matplotlib and coloured by the page's style sheet, so that they follow its theme."""
+
+import io
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tljax.reports.html import Html, element
+
+# matplotlib wants concrete colours; these stand for the variables of the style sheet until the SVG is finished.
+_INK, _SOFT, _LINE, _PANEL = "#010203", "#010204", "#010205", "#010206"
+_SERIES = ("#020300", "#020301", "#020302", "#020303", "#020304", "#020305")
+_VARIABLES = {
+    _INK: "var(--ink)",
+    _SOFT: "var(--soft)",
+    _LINE: "var(--line)",
+    _PANEL: "var(--panel)",
+    **{color: f"var(--c{i})" for i, color in enumerate(_SERIES)},
+}
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tljax",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _SOFT,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": False,
+    "axes.formatter.limits": (-3, 5),
+    "grid.color": _LINE,
+    "grid.linewidth": 0.7,
+    "xtick.color": _LINE,
+    "ytick.color": _LINE,
+    "xtick.labelcolor": _SOFT,
+    "ytick.labelcolor": _SOFT,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.7,
+}
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, mark: float | None = None
+) -> Html:
+    """Values against steps.
+
+    Args:
+      series: name → (steps, values); values that are not finite leave a gap.
+      title: above the picture.
+      mark: a step to point out, that of the best checkpoint.
+    """
+
+    def draw(axes: Any) -> None:
+        for color, (name, (steps, values)) in zip(_cycle(len(series)), series.items(), strict=True):
+            dotted = "o" if len(steps) <= 30 else None
+            finite = [value if math.isfinite(value) else math.nan for value in values]
+            axes.plot(steps, finite, label=name, color=color, marker=dotted, markersize=3.2)
+        if mark is not None:
+            axes.axvline(mark, color=_SOFT, linewidth=1, linestyle=(0, (3, 3)), label="best")
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.margins(x=0.02)
+        if len(series) > 1 or mark is not None:
+            axes.legend(loc="best")
+
+    return _figure(draw, (5.2, 2.9), title)
+
+
+def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Html:
+    """A confusion matrix, rows are true classes: colour is the share of the row, numbers are counts."""
+    size = len(classes)
+    cell = min(0.75, max(0.145, 9.0 / size))
+    points = min(9.0, cell * 72 * 0.62)
+
+    def draw(axes: Any) -> None:
+        from matplotlib.collections import PolyCollection
+
+        corners, colors = [], []
+        for i, row in enumerate(counts):
+            for j, count in enumerate(row):
+                if count:
+                    share = count / sum(row)
+                    corners.append([(j, i), (j + 1, i), (j + 1, i + 1), (j, i + 1)])
+                    colors.append((_SERIES[0] if i == j else _SERIES[1], 0.12 + 0.78 * share))
+                    # Ink on pale cells, the panel's colour on saturated ones.
+                    ink = _PANEL if share > 0.55 else _INK
+                    small = points * min(1.0, 2.6 / len(str(count)))
+                    axes.text(j + 0.5, i + 0.5, str(count), ha="center", va="center", size=small, color=ink)
+        axes.add_collection(PolyCollection(corners, facecolors=colors, linewidths=0))
+        axes.set(xlim=(0, size), ylim=(size, 0), aspect="equal", xlabel="predicted", ylabel="true")
+        ticks = [i + 0.5 for i in range(size)]
+        axes.set_xticks(ticks, _shortened(classes), rotation=0 if size <= 3 else 90, size=max(points, 5.5))
+        axes.set_yticks(ticks, _shortened(classes), size=max(points, 5.5))
+        axes.tick_params(length=0)
+        axes.grid(False)
+        axes.set_xticks(range(size + 1), minor=True)
+        axes.set_yticks(range(size + 1), minor=True)
+        axes.grid(which="minor", linewidth=0.4)
+        axes.tick_params(which="minor", length=0)
+
+    side = size * cell + 1.6
+    picture = _figure(draw, (side, side), "confusion matrix")
+    return element("div", picture, style=f"max-width:{90 * side:.0f}px;margin:0 auto")
+
+
+def bars(rows: Sequence[Mapping[str, Any]], *, label: str, scale: float = 1.0) -> Html:
+    """Means as horizontal bars with standard deviations, and a dot for each run.
+
+    Args:
+      rows: `name` and `values`, the best first.
+      label: what the values are.
+      scale: factor for all values (100 for percentages).
+    """
+    def draw(axes: Any) -> None:
+        for i, row in enumerate(rows):
+            values = [scale * value for value in row["values"]]
+            mean = statistics.fmean(values)
+            axes.barh(i, mean, height=0.58, color=_SERIES[0] if i == 0 else _SERIES[5], alpha=0.85 if i == 0 else 0.45)
+            if len(values) > 1:
+                spread = statistics.stdev(values)
+                axes.errorbar(mean, i, xerr=spread, color=_INK, capsize=4, linewidth=1.2)
+                axes.plot(values, [i + 0.37] * len(values), "o", color=_INK, markersize=2.6, alpha=0.7)
+        axes.set_yticks(range(len(rows)), [row["name"] for row in rows], color=_INK)
+        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=label)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", visible=False)
+
+    return _figure(draw, (7.6, 0.9 + 0.52 * len(rows)), label)
+
+
+def scatter(targets: Sequence[float], predicted: Sequence[float], *, title: str) -> Html:
+    """Predicted numbers against targets, with the diagonal on which both agree."""
+
+    def draw(axes: Any) -> None:
+        axes.plot(targets, predicted, "o", color=_SERIES[0], markersize=3.4, alpha=0.45, markeredgewidth=0)
+        ends = (min(*targets, *predicted), max(*targets, *predicted))
+        axes.plot(ends, ends, color=_SOFT, linewidth=1, linestyle=(0, (3, 3)))
+        axes.set(xlabel="target", ylabel="predicted")
+        axes.set_title(title)
+
+    return _figure(draw, (5.2, 4.4), title)
+
+
+def _figure(draw: Any, size: tuple[float, float], label: str) -> Html:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # The size is the page's business; the viewBox keeps the proportions.
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for color, variable in _VARIABLES.items():
+        text = text.replace(color, variable)
+    return element("figure", Html(text), role="img", aria_label=label)
+
+
+def _cycle(count: int) -> list[str]:
+    return [_SERIES[i % len(_SERIES)] for i in range(count)]
+
+
+def _shortened(names: Sequence[str], most: int = 28) -> list[str]:
+    return [name if len(name) <= most else f"{name[: most - 1]}…" for name in map(str, names)]

@@ -1,0 +1,311 @@
+"""The report of one run: a page with the result, the curves, what was trained, and how."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tljax.reports import plots
+from tljax.reports.html import Html, bar, cards, element, facts, page, section, table
+from tljax.reports.records import Run, read_run
+
+SHARES = ("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "precision", "recall", "f1")
+"""Metrics that are shown in per cent."""
+
+
+def write_run_report(folder: Path) -> Path:
+    """Writes `report.html` into a run folder, from its records alone; returns its path.
+
+    Raises:
+      UserError: as `read_run`.
+    """
+    run = read_run(folder)
+    body = [
+        element("p", headline(run), class_="headline"),
+        cards(_key_numbers(run)),
+        *_results(run),
+        *_curves(run),
+        *_confusion(run),
+        *_stages(run),
+        *_timing(run),
+        *_config(run),
+    ]
+    path = run.folder / "report.html"
+    path.write_text(page(run.folder.resolve().name, _subtitle(run), *body), encoding="utf8")
+    return path
+
+
+def headline(run: Run) -> str:
+    """One sentence with the result of the run."""
+    chosen = run.last_evaluations()
+    if not chosen:
+        last = run.of("train")[-1:]
+        if not last:
+            return "Nothing has been recorded yet."
+        return f"At step {last[0]['step']} the training loss is {number(last[0]['loss'])}; nothing has been evaluated."
+    best = _best(run)
+    split = next((name for name in chosen if name != "validation"), "validation")
+    metrics = chosen[split]["metrics"]
+    main = best.get("metric") if best.get("metric") in metrics else next(iter(metrics), None)
+    if main is None:
+        return f"The evaluation on {split} has no metrics."
+    sentence = f"{_plain(main)} on {split}: {show(main, metrics[main])}"
+    size = _examples(chosen[split])
+    sentence += f" of {size:,} examples" if size and main == "accuracy" else ""
+    if best.get("value") is None:
+        return f"{sentence}."
+    step = run.of("end")[-1].get("best_step")
+    if split == "validation":
+        return f"{sentence}, at step {step}, the best of the run."
+    reason = f"its {_plain(best['metric'])} on {best.get('split', 'validation')}, {show(best['metric'], best['value'])}"
+    return f"{sentence}, with the checkpoint of step {step}, chosen for {reason}."
+
+
+def show(metric: str, value: float) -> str:
+    """A value as a person writes it: shares in per cent."""
+    return f"{100 * value:.1f} %" if metric in SHARES else number(value)
+
+
+def number(value: Any) -> str:
+    """A number with as many digits as help."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if math.isfinite(value) and 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
+
+
+def size_of(count: float) -> str:
+    """Bytes with a unit."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _subtitle(run: Run) -> str:
+    task, model = run.config.get("task") or {}, run.config.get("model") or {}
+    strategy = run.config.get("strategy") or {}
+    parts = [task.get("name", ""), model.get("source") or model.get("name", ""), " + ".join(strategy)]
+    seed = run.config.get("seed")
+    return " · ".join(str(part) for part in [*parts, f"seed {seed}" if seed is not None else ""] if part)
+
+
+def _best(run: Run) -> Mapping[str, Any]:
+    ends = run.of("end")
+    return (ends[-1].get("best") or {}) if ends else {}
+
+
+def _plain(metric: str) -> str:
+    return metric.replace("_", " ").capitalize() if metric.islower() else metric
+
+
+def _examples(evaluation: Mapping[str, Any]) -> int:
+    return sum(row.get("count", 0) for row in (evaluation.get("tables") or {}).get("per_class", ()))
+
+
+def _key_numbers(run: Run) -> list[tuple[str, str, str]]:
+    entries = []
+    for split, record in run.last_evaluations().items():
+        names = list(record["metrics"])[: 2 if split != "validation" else 1]
+        entries += [(show(name, record["metrics"][name]), _plain(name), f"on {split}") for name in names]
+    total = run.inspect.get("total", {})
+    if total.get("parameters"):
+        share = 100 * total["live"] / total["parameters"]
+        entries.append((_short(total["live"]), "live parameters", f"{share:.3g} % of {_short(total['parameters'])}"))
+    trained, ends = run.of("train"), run.of("end")
+    if trained:
+        entries.append((f"{trained[-1]['step']:,}", "steps", f"last loss {number(trained[-1]['loss'])}"))
+    if ends and "seconds" in ends[-1]:
+        devices = run.about.get("devices") or {}
+        where = f"on {devices['count']} × {devices.get('kind', '')}" if devices.get("count") else ""
+        entries.append((duration(ends[-1]["seconds"]), "wall time", where))
+    return entries
+
+
+def _short(count: int) -> str:
+    for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= factor:
+            return f"{count / factor:.3g}{unit}"
+    return str(count)
+
+
+def _results(run: Run) -> list[Html]:
+    chosen = run.last_evaluations()
+    names = list(dict.fromkeys(name for record in chosen.values() for name in record["metrics"]))
+    if not names:
+        return []
+    rows = [
+        [split, f"{record['step']:,}", *(_metric(name, record["metrics"]) for name in names)]
+        for split, record in chosen.items()
+    ]
+    note = "The checkpoint is chosen on validation data; other splits only measure it."
+    return [section("Results", table(["split", "step", *map(_plain, names)], rows), note=note)]
+
+
+def _metric(name: str, metrics: Mapping[str, float]) -> str:
+    return show(name, metrics[name]) if name in metrics else ""
+
+
+def _curves(run: Run) -> list[Html]:
+    trained = run.of("train")
+    evaluated = [record for record in run.of("evaluate") if record["split"] == "validation"]
+    ends = run.of("end")
+    mark = ends[-1].get("best_step") if ends else None
+    losses = _over_steps(trained, "losses")
+    train = {"training": _series(trained, "loss"), **(losses if len(losses) > 1 else {})}
+    metrics = _over_steps(evaluated, "metrics")
+    train |= {f"validation {_plain(k).lower()}": v for k, v in metrics.items() if "loss" in k}
+    bounded, other = {}, {}
+    for name, (steps, values) in metrics.items():
+        if "loss" not in name:
+            (bounded if all(-1 <= value <= 1 for value in values) else other)[_plain(name)] = (steps, values)
+    pictures = []
+    if trained:
+        pictures.append(plots.curves(train, title="Loss", mark=mark))
+    if evaluated and bounded:
+        pictures.append(plots.curves(bounded, title="Validation", mark=mark))
+    pictures += [
+        plots.curves({name: series}, title=f"Validation: {name}", mark=mark)
+        for name, series in other.items()
+        if len(evaluated)
+    ]
+    for key, title in (("learning_rate", "Learning rate"), ("gradient_norm", "Gradient norm")):
+        if any(key in record for record in trained):
+            pictures.append(plots.curves({title: _series(trained, key)}, title=title))
+    return [section("Curves", element("div", *pictures, class_="plots"))] if pictures else []
+
+
+def _series(records: list[dict], key: str) -> tuple[list, list]:
+    kept = [record for record in records if key in record]
+    return [record["step"] for record in kept], [record[key] for record in kept]
+
+
+def _over_steps(records: list[dict], group: str) -> dict[str, tuple[list, list]]:
+    names = dict.fromkeys(name for record in records for name in record.get(group) or ())
+    flat = [{"step": record["step"], **(record.get(group) or {})} for record in records]
+    return {name: _series(flat, name) for name in names}
+
+
+def _confusion(run: Run) -> list[Html]:
+    chosen = run.last_evaluations()
+    split = next((s for s in (*(s for s in chosen if s != "validation"), "validation") if s in chosen), None)
+    tables = (chosen[split].get("tables") or {}) if split else {}
+    parts = []
+    counts, classes = tables.get("confusion"), tables.get("classes")
+    if counts and classes:
+        note = "Rows are true classes. Colour: share of the row; blue is right, orange is wrong."
+        parts.append(section(f"Confusion on {split}", plots.confusion(counts, classes), *_confused(counts, classes), note=note))
+    if tables.get("per_class"):
+        parts.append(section(f"Per class on {split}", _per_class(tables["per_class"])))
+    if tables.get("targets") and tables.get("predicted"):
+        picture = plots.scatter(tables["targets"], tables["predicted"], title=f"Predictions on {split}")
+        parts.append(section("Predictions", element("div", picture, style="max-width:560px;margin:0 auto")))
+    return parts
+
+
+def _confused(counts: list[list[int]], classes: list[str]) -> list[Html]:
+    pairs = [
+        (count, i, j) for i, row in enumerate(counts) for j, count in enumerate(row) if count and i != j
+    ]
+    if len(classes) < 3 or not pairs:
+        return []
+    rows = [
+        [classes[i], classes[j], f"{count:,}", show("accuracy", count / sum(counts[i]))]
+        for count, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:8]
+    ]
+    return [element("h3", "Most often confused"), table(["true", "predicted", "count", "of the class"], rows)]
+
+
+def _per_class(rows: list[dict[str, Any]]) -> Html:
+    most = max((row.get("count", 0) for row in rows), default=0) or 1
+    return table(
+        ["class", "precision", "recall", "F1", "examples"],
+        [
+            [
+                row["class"],
+                show("precision", row["precision"]),
+                show("recall", row["recall"]),
+                bar(row["f1"], show("f1", row["f1"])),
+                bar(row.get("count", 0) / most, f"{row.get('count', 0):,}"),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _stages(run: Run) -> list[Html]:
+    stages, total = run.inspect.get("stages"), run.inspect.get("total", {})
+    if not stages:
+        return []
+    columns = ["stage", "parameters", "live", "rate", "parameter bytes", "gradient bytes", "optimizer bytes"]
+    rows = [*stages, {"stage": "total", "rate": None, **total}]
+    body = [
+        [
+            row["stage"],
+            f"{row['parameters']:,}",
+            element("span", f"{row['live']:,}", class_="live")
+            if row["live"]
+            else element("span", "frozen", class_="frozen"),
+            _rate(row["rate"]),
+            *(size_of(row[name]) for name in ("parameter_bytes", "gradient_bytes", "optimizer_bytes")),
+        ]
+        for row in rows
+    ]
+    note = "Rates are factors of the learning rate. Bytes are per device."
+    flops = run.inspect.get("flops") or {}
+    if flops.get("step") and flops.get("forward"):
+        note += f" A step takes {flops['step'] / 1e9:.2f} GFLOP, a forward pass {flops['forward'] / 1e9:.2f}."
+    return [section("What was trained", table(columns, body, marked=[len(rows) - 1]), note=note)]
+
+
+def _rate(rate: Any) -> str:
+    if rate is None:
+        return ""
+    return ", ".join(f"{r:g}" for r in rate) if isinstance(rate, list) else f"{rate:g}"
+
+
+def _timing(run: Run) -> list[Html]:
+    pairs = []
+    ends = run.of("end")
+    if ends and "seconds" in ends[-1]:
+        pairs.append(("wall time of the last part", duration(ends[-1]["seconds"])))
+    speeds = sorted(record["steps_per_second"] for record in run.of("train") if record.get("steps_per_second"))
+    if speeds:
+        pairs.append(("steps a second, median", number(float(speeds[len(speeds) // 2]))))
+        batch = (run.config.get("train") or {}).get("batch_size")
+        if batch:
+            pairs.append(("examples a second, median", number(float(speeds[len(speeds) // 2] * batch))))
+    devices = run.about.get("devices") or {}
+    pairs += [(f"device {name}", str(value)) for name, value in devices.items()]
+    pairs += [(f"version of {name}", value) for name, value in (run.about.get("versions") or {}).items()]
+    pairs += [(f"digest, {name}", value) for name, value in (run.about.get("digests") or {}).items()]
+    return [section("Time, place and versions", facts(pairs))] if pairs else []
+
+
+def _config(run: Run) -> list[Html]:
+    if not run.config:
+        return []
+    inside = element("details", element("summary", "the resolved config"), facts(_leaves(run.config)), open="")
+    return [section("Config", inside)]
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            pairs += _leaves(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", repr(value)))
+    return pairs
