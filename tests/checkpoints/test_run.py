@@ -149,7 +149,9 @@ def test_a_changed_weight_is_found_and_the_step_before_is_used(written, tmp_path
     assert "live/head/out/kernel" in said[0] and "quarantine" in said[0]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty file", "missing file", "record", "no record", "empty step"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "empty file", "missing file", "lost leaf", "record", "no record", "empty step"]
+)
 def test_other_damage_falls_back_too(written, tmp_path, said, damage):
     folder = shutil.copytree(written, tmp_path / "checkpoints")
     path, record = data_files(folder, 2)[0], folder / "2" / "record" / "metadata"
@@ -159,6 +161,9 @@ def test_other_damage_falls_back_too(written, tmp_path, said, damage):
         path.write_bytes(b"")
     elif damage == "missing file":
         path.unlink()
+    elif damage == "lost leaf":
+        metadata = folder / "2" / "state" / "_METADATA"
+        metadata.write_text(metadata.read_text().replace("method/half", "method/hale"))
     elif damage == "record":
         text = record.read_text()
         changed = text.replace('"step": 2', '"step": 3')
@@ -174,10 +179,10 @@ def test_other_damage_falls_back_too(written, tmp_path, said, damage):
     restored, meta = checkpoints.restore(template(make_state()))
     assert meta == {"step": 1}
     assert_same_bits(restored, make_state(1))
+    assert len(said) == 1 and "step 2 is damaged" in said[0] and "quarantine" in said[0]
     checkpoints.save(2, make_state(2), {"step": 2})
     checkpoints.close()
     assert checkpoints.steps() == [1, 2]
-    assert len(said) == 1 and "quarantine" in said[0]
 
 
 def test_nothing_intact_is_an_error_and_everything_is_still_there(written, tmp_path, said):

@@ -1,5 +1,6 @@
 """Models of the reference libraries, their weights in our trees, and the comparison of their results."""
 
+import functools
 import re
 
 import jax
@@ -27,6 +28,7 @@ def make_model(family_name: str, entries: dict, architecture: str | None = None)
     return Model(family.name, config, family.backbone(config), head)
 
 
+@functools.cache
 def leaf_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     """Every leaf of the model, by the paths of weight tables."""
     tree = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))

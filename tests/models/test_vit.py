@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 import torch
-from tests.models.reference import distance, import_weights, make_model, random_norms, run
 from transformers import (
     DeiTConfig,
     DeiTForImageClassification,
@@ -15,6 +14,7 @@ from transformers import (
     ViTModel,
 )
 
+from tests.models.reference import distance, import_weights, make_model, random_norms, run
 from tljax.base.errors import UserError
 from tljax.models.vit import DEIT, FAMILY, configure
 

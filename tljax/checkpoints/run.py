@@ -113,6 +113,7 @@ class RunCheckpoints:
         if step not in (None, "best"):
             raise ValueError(f"step is {step!r}; it must be None or 'best'")
         self.wait()
+        self._set_incomplete_aside()
         wanted, treedef = _flat(template)
         tried: set[int] = set()
         while True:
@@ -192,6 +193,10 @@ class RunCheckpoints:
             name: leaves[name] if name in stored else jnp.zeros(spec.shape, spec.dtype, device=_sharding(spec))
             for name, spec in wanted.items()
         }
+        # What damaged metadata do not name comes back as the template's own placeholder.
+        lost = [name for name, x in leaves.items() if not isinstance(x, jax.Array)]
+        if lost:
+            raise Damaged(f"{len(lost)} of {len(leaves)} leaves were not found ({_some(lost, 3)})")
         wrong = [name for name, digest in _digests(leaves).items() if digest != saved[name]["digest"]]
         if wrong:
             raise Damaged(f"{len(wrong)} of {len(leaves)} leaves do not have their digest ({_some(wrong, 3)})")
@@ -211,8 +216,13 @@ class RunCheckpoints:
         for path in list(self.folder.iterdir()):
             if _LEFTOVER.fullmatch(path.name):
                 shutil.rmtree(path)
-            elif path.name.isdigit() and _read_record(path) is None:
-                self._set_aside(int(path.name), "it is not complete")
+        self._set_incomplete_aside()
+
+    def _set_incomplete_aside(self) -> None:
+        # Orbax renames a step when it is whole, so what stands under a step's own name is not still being written.
+        for path in list(self.folder.iterdir()) if self.folder.is_dir() else ():
+            if path.name.isdigit() and path.is_dir() and _read_record(path) is None:
+                self._set_aside(int(path.name), "its record is missing or damaged")
 
     def _prune(self) -> None:
         records = self._records()

@@ -36,7 +36,7 @@ class Arguments(NamedTuple):
 def main(argv: Sequence[str]) -> int:
     """Runs one command; returns its exit code."""
     try:
-        _quiet()
+        _set_environment()
         verb, arguments = parse(argv)
         return lookup(VERBS, verb, what="verb")(arguments)
     except UserError as error:
@@ -100,8 +100,11 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}\n{USAGE}")
 
 
-def _quiet() -> None:
-    """No chatter of libraries between our lines."""
+def _set_environment() -> None:
+    """Compiled programs are kept between runs, and libraries do not chatter between our lines. The user's settings hold."""
+    cache = os.environ.get("TLJAX_CACHE") or Path.home() / ".cache" / "tljax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -6,6 +6,7 @@ int32 (B,): the position in the source, −1 for padding.
 """
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +17,13 @@ import numpy as np
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.types import Source
 from tljax.data.processors import Processor
+from tljax.data.records import read_many
 
 WINDOW = 64
 """Batches of an evaluation that are sorted by length together: more save padding, and keep more examples in memory."""
-THREADS = 2
+THREADS = 4
+ENDLESS = 2**48
+"""Examples of a training stream."""
 AHEAD = 4
 """Batches that are prepared ahead of their use."""
 
@@ -63,13 +67,17 @@ def train_stream(
     if shards > 1:
         processor = processor.fixed_shape()
     key = int(np.random.SeedSequence(seed).generate_state(1)[0])  # near seeds would give near orders in Grain
-    examples = (
-        grain.MapDataset.source(_Numbered(source.records))
+    places = (
+        grain.MapDataset.range(len(source.records))
         .shuffle(seed=key)
-        .repeat()
-        .map_with_index(_Example(processor, source, class_weights, seed))
+        .repeat(max(ENDLESS // len(source.records), 1))  # Grain's own endless length does not survive every slice
+        .map_with_index(_pair)
     )
-    batches = examples[this::shards].batch(batch_size // shards, batch_fn=_Collate(processor, source))
+    read = _Read(source, processor, class_weights=class_weights, seed=seed)
+    read([(0, 0)])  # the tokenizer is loaded here and not by several threads at once
+    # Places become examples a batch at a time: reading together is faster, and Grain's steps cost much an element.
+    chunks = places[this::shards].batch(batch_size // shards, batch_fn=list)
+    batches = chunks.map(_Batch(read, _Collate(processor, source)))
     stream = batches[start:].to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
     if workers:
         _parse_flags()
@@ -88,33 +96,31 @@ def eval_stream(
     import grain
 
     this, shards = _check(source, batch_size, shard)
-    part = batch_size // shards
     if shards > 1:
         processor = processor.fixed_shape()
-    mine = [i for i in range(len(source.records)) if i % batch_size // part == this]
+    part = batch_size // shards
+    chunks = _chunks(len(source.records), batch_size, this * part, part)
+    read = _Read(source, processor)
+    read([(0, 0)])
     examples = (
-        grain.MapDataset.source(_Numbered(source.records, mine))
-        .map_with_index(_Example(processor, source, None, None))
-        .to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD * part))
+        grain.MapDataset.source(chunks)
+        .map(read)
+        .to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
     )
-    collate = _Collate(processor, source)
-    total = math.ceil(len(source.records) / batch_size)
-    return _eval_batches(iter(examples), collate, part, total, sort=shards == 1 and hasattr(processor, "size_of"))
+    return _eval_batches(iter(examples), _Collate(processor, source), part, sort=shards == 1)
 
 
-def _eval_batches(examples: Iterator[dict], collate: "_Collate", size: int, total: int, *, sort: bool) -> Iterator[dict]:
-    """`total` batches of `size`, padded at the end, sorted within windows."""
-    given, filler = 0, None
-    while given < total:
-        window = [example for _, example in zip(range(size * min(WINDOW, total - given)), examples, strict=False)]
+def _eval_batches(chunks: Iterator[list], collate: "_Collate", size: int, *, sort: bool) -> Iterator[dict[str, Any]]:
+    """A batch of `size` for each chunk of examples, padded, sorted by length within windows."""
+    sort = sort and hasattr(collate.processor, "size_of")
+    while window := list(itertools.islice(chunks, WINDOW if sort else 1)):
         if sort:
-            window.sort(key=lambda example: collate.processor.size_of(example["inputs"]))
-        filler = window[0] if window else filler
-        for place in range(0, size * min(WINDOW, total - given), size):
-            real = window[place : place + size]
-            padding = [{**(real or [filler])[0], "weight": 0.0, "index": -1}] * (size - len(real))
-            yield collate([*real, *padding])
-        given += WINDOW
+            flat = [example for chunk in window for example in chunk]
+            flat.sort(key=lambda example: collate.processor.size_of(example["inputs"]))
+            window = [flat[i : i + size] for i in range(0, len(flat), size)]
+        for chunk in window:
+            padding = {**chunk[0], "weight": 0.0, "index": -1}
+            yield collate([*chunk, *[padding] * (size - len(chunk))])
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -142,41 +148,58 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(value if isinstance(value, bytes) else repr(value).encode()).hexdigest()[:16]
 
 
-class _Numbered:
-    """(position, record) of records, or of the `chosen` ones."""
-
-    def __init__(self, records: Any, chosen: Sequence[int] | None = None):
-        self._records, self._chosen = records, chosen
-
-    def __len__(self) -> int:
-        return len(self._records) if self._chosen is None else len(self._chosen)
-
-    def __getitem__(self, index: int) -> tuple[int, dict[str, Any]]:
-        place = int(index) if self._chosen is None else self._chosen[index]
-        return place, self._records[place]
+def _pair(place: int, index: int) -> tuple[int, int]:
+    return place, index
 
 
-class _Example:
-    """(place in the stream, (position, record)) → example; `seed` is None for evaluation."""
+def _chunks(count: int, stride: int, offset: int, size: int) -> list[list[tuple[int, int]]]:
+    """Chunk k: the `size` places and positions from k · `stride` + `offset` on, as far as there are.
 
-    def __init__(self, processor: Processor, source: Source, class_weights: np.ndarray | None, seed: int | None):
-        self._processor, self._seed = processor, seed
-        self._classes, self._name = source.classes, source.name
+    A chunk that would be empty is a row of padding, so that all shards have equally many.
+    """
+    starts = range(offset, offset + math.ceil(count / stride) * stride, stride)
+    return [[(i, i) for i in range(start, min(start + size, count))] or [(0, -1)] for start in starts]
+
+
+class _Read:
+    """[(place in the stream, position of a record)] → examples; position −1 is padding, with the first record's inputs.
+
+    `seed` switches augmentation on.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        processor: Processor,
+        *,
+        class_weights: np.ndarray | None = None,
+        seed: int | None = None,
+    ):
+        self._records, self._classes, self._name = source.records, source.classes, source.name
+        self._processor = processor
+        self._seed = seed if getattr(processor, "augment", None) is not None else None
         self._weights = None if class_weights is None else np.asarray(class_weights, np.float32)
 
-    def __call__(self, place: int, numbered: tuple[int, dict[str, Any]]) -> dict[str, Any]:
-        position, record = numbered
+    def __call__(self, places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+        records = read_many(self._records, [max(position, 0) for _, position in places])
+        return [self._example(*place, record) for place, record in zip(places, records, strict=True)]
+
+    def _example(self, place: int, position: int, record: Mapping[str, Any]) -> dict[str, Any]:
         rng = None
-        if self._seed is not None and getattr(self._processor, "augment", None) is not None:
-            rng = np.random.Generator(np.random.Philox(key=[self._seed % 2**64, place]))
+        if self._seed is not None:
+            rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, place], np.uint64)))
         target = self._target(record)
-        weight = 1.0
+        weight = float(position >= 0)
         if self._weights is not None:
             if not isinstance(target, int):
                 raise UserError(f"{self._name}: class weights need one class a record.")
             weight = float(self._weights[target])
-        inputs = self._processor.example(record, rng)
-        return {"inputs": inputs, "target": target, "weight": weight, "index": position}
+        return {
+            "inputs": self._processor.example(record, rng),
+            "target": target,
+            "weight": weight,
+            "index": position,
+        }
 
     def _target(self, record: Mapping[str, Any]) -> int | float | list[int] | None:
         """The label as int, float or list of int, after its classes were checked."""
@@ -194,6 +217,16 @@ class _Example:
                 f"{limit if self._classes is not None else 'no named'} classes, numbered from 0."
             )
         return numbers if isinstance(label, (list, tuple)) else label
+
+
+class _Batch:
+    """Places → a batch."""
+
+    def __init__(self, read: _Read, collate: "_Collate"):
+        self._read, self._collate = read, collate
+
+    def __call__(self, places: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        return self._collate(self._read(places))
 
 
 class _Collate:

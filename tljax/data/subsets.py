@@ -8,6 +8,7 @@ import numpy as np
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import suggest
 from tljax.base.types import Source
+from tljax.data.records import read_labels, read_many
 
 TAKES = ("rest", "held_out")
 HOLD_OUT, ORDER, SHOTS = range(3)
@@ -24,14 +25,17 @@ class Selection:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self._records[int(self._indices[index])]
-        if self._relabel is not None:
-            record = {**record, "label": self._relabel[record["label"]]}
-        return record
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        found = read_many(self._records, self._indices[indices])
+        if self._relabel is None:
+            return found
+        return [{**record, "label": self._relabel[record["label"]]} for record in found]
 
     def labels(self) -> list[Any]:
         """All labels, as cheaply as the records below allow."""
-        found = _labels(self._records)
+        found = read_labels(self._records)
         picked = [found[i] for i in self._indices]
         return picked if self._relabel is None else [self._relabel[label] for label in picked]
 
@@ -42,7 +46,7 @@ def labels_of(source: Source) -> np.ndarray | None:
     Raises:
       UserError: some records have labels and others have none.
     """
-    found = _labels(source.records)
+    found = read_labels(source.records)
     missing = sum(label is None for label in found)
     if missing == len(found):
         return None
@@ -53,12 +57,6 @@ def labels_of(source: Source) -> np.ndarray | None:
         labels[:] = found
         return labels
     return np.asarray(found, np.float64 if any(isinstance(x, (float, np.floating)) for x in found) else np.int64)
-
-
-def _labels(records: Any) -> list[Any]:
-    if hasattr(records, "labels"):
-        return records.labels()
-    return [records[i].get("label") for i in range(len(records))]
 
 
 def subset(
@@ -169,7 +167,7 @@ def _held_out(source: Source, labels: np.ndarray | None, indices: np.ndarray, ho
             f"hold_out is {hold_out!r}; of the {count} records of {source.name} it must leave some: a share below 1, "
             "or a number."
         )
-    share = hold_out / count if isinstance(hold_out, int) else hold_out
+    share = hold_out / count if hold_out >= 1 else hold_out
     total = min(max(round(share * count), 1), count - 1)
     if labels is not None and labels.dtype == np.int64:
         kept = labels[indices]

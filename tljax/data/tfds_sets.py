@@ -26,8 +26,13 @@ class TfdsRecords:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        example = self._records[int(index)]
-        return {"id": int(index), **{role: _plain(example[name], role) for role, name in self._roles.items()}}
+        return self._record(int(index), self._records[int(index)])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [self._record(i, e) for i, e in zip(indices, self._records.__getitems__(indices), strict=True)]
+
+    def _record(self, index: int, example: Mapping[str, Any]) -> dict[str, Any]:
+        return {"id": index, **{role: _plain(example[name], role) for role, name in self._roles.items()}}
 
 
 def _plain(value: Any, role: str) -> Any:

@@ -54,8 +54,9 @@ def forward(
     if model.head is not None:
         head = {"params": variables["params"].get("head", {})}
         outputs = model.head.apply(head, outputs, "head" in train, rngs=rngs)
-    updates = {"batch_stats": {**stats, "backbone": changed["batch_stats"]}} if "batch_stats" in changed else {}
-    return outputs, updates or {"batch_stats": stats}
+    # Where the backbone has no statistics the structure must stay as it was, or the next jitted step compiles anew.
+    moved = {"backbone": changed["batch_stats"]} if "backbone" in stats else {}
+    return outputs, {"batch_stats": {**stats, **moved}}
 
 
 def init_variables(model: Model, rng: jax.Array) -> dict[str, Any]:

@@ -19,9 +19,9 @@ def pool(outputs: dict[str, Any], how: str) -> jax.Array:
       how: "pooled" (the checkpoint's own), "cls" (the first token), or "mean" (over the tokens that `mask` marks, or
         over the pixels of a feature map).
     """
-    hidden = outputs["hidden"]
     if how == "pooled":
         return outputs["pooled"]
+    hidden = outputs["hidden"]
     if how == "cls":
         return hidden[:, 0]
     if hidden.ndim == 4:

@@ -126,12 +126,17 @@ class Block(nn.Module):
         return {**carry, "hidden": x}
 
 
-class Norm(LayerNorm):
-    """The norm after the last block, as a stage: its leaves are `norm/scale` and `norm/bias`."""
+class Norm(nn.Module):
+    """The norm after the last block, as a stage."""
+
+    epsilon: float
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
-        return {**carry, "hidden": super().__call__(carry["hidden"])}
+        norm = LayerNorm(self.epsilon)
+        # The leaves are norm/scale and norm/bias, and not norm/something/scale.
+        nn.share_scope(self, norm)
+        return {**carry, "hidden": norm(carry["hidden"])}
 
 
 class Pooler(nn.Module):

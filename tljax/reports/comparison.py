@@ -87,35 +87,33 @@ def verdict(rows: Sequence[Mapping[str, Any]], *, higher_is_better: bool = True,
       percent: the values are shares, and differences are said in points.
     """
     best, *others = ranked(rows, higher_is_better=higher_is_better)
-    sentence = f"{best['name']} reaches {spread_of(best['values'], percent)}"
-    if not others:
-        return f"{sentence}; there is nothing to compare it with."
-    clear, unclear, unknown = [], [], []
+    said: dict[str, list[str]] = {"clear": [], "unclear": [], "unknown": []}
     for row in others:
-        gap = difference(best["values"], row["values"])
-        gap = gap if higher_is_better else Difference(-gap.mean, gap.spread, -gap.high, -gap.low)
-        said = f"{_amount(gap.mean, gap.spread, percent)} over {row['name']}"
-        if math.isnan(gap.low):
-            unknown.append(said)
+        pair = (best["values"], row["values"]) if higher_is_better else (row["values"], best["values"])
+        gap = difference(*pair)
+        lead = f"{_amount(gap.mean, gap.spread, percent, ' points')} over {row['name']}"
+        if math.isnan(gap.spread):
+            said["unknown"].append(lead)
         elif gap.clear:
-            clear.append(f"{said} (95 % interval {_amount(gap.low, math.nan, percent, '')} to {_amount(gap.high, math.nan, percent, '')})")
+            low, high = (_amount(end, gap.spread, percent, bare=True) for end in (gap.low, gap.high))
+            said["clear"].append(f"{lead} (95 % interval {low} to {high})")
         else:
-            unclear.append(said)
-    parts = [f"{sentence}, the best of {len(rows)}."]
-    if clear:
-        parts.append(f"It wins by {_listed(clear)}: more than chance explains.")
-    if unclear:
-        lead = "Its lead of" if not clear else "The lead of"
-        seeds = "these seeds cannot tell it from chance" if len(unclear) == 1 else "these seeds cannot tell them from chance"
-        parts.append(f"{lead} {_listed(unclear)} is within the spread: {seeds}.")
-    if unknown:
-        parts.append(f"It is ahead by {_listed(unknown)}; with a single run the spread is unknown.")
-    return " ".join(parts)
+            said["unclear"].append(lead)
+    sentence = f"{best['name']} reaches {spread_of(best['values'], percent)}"
+    parts = [f"{sentence}, the best of {len(rows)}." if others else f"{sentence}; there is nothing to compare it with."]
+    if said["clear"]:
+        parts.append(f"It wins by {_listed(said['clear'])}: more than the spread explains.")
+    if said["unclear"]:
+        parts.append(f"Its lead of {_listed(said['unclear'])} is within the spread: these runs do not decide it.")
+    if said["unknown"]:
+        parts.append(f"It is ahead by {_listed(said['unknown'])}; with a single run the spread is unknown.")
+    text = " ".join(parts)
+    return text[:1].upper() + text[1:]
 
 
 def spread_of(values: Sequence[float], percent: bool = True) -> str:
     """Mean ± standard deviation over seeds: "81.6 ± 3.6 %"; without a deviation where there is one value."""
-    return _amount(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan, percent, " %")
+    return _amount(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan, percent)
 
 
 def comparison_table(
@@ -171,7 +169,7 @@ def write_comparison(
     order = ranked(rows, higher_is_better=higher_is_better)
     columns, body = _cells(rows, higher_is_better, percent, metric)
     label = f"{metric} (%)" if percent else metric
-    picture = element("div", plots.bars(order, label=label, scale=100 if percent else 1), style="max-width:820px")
+    picture = element("div", plots.bars(order, label=label, scale=100 if percent else 1), class_="below")
     note = "Mean ± standard deviation over seeds; dots are single runs."
     said = verdict(rows, higher_is_better=higher_is_better, percent=percent)
     parts = [
@@ -193,10 +191,8 @@ def write_comparison(
 
 def _runs(rows: Sequence[Mapping[str, Any]], percent: bool) -> Any:
     most = max(len(row["values"]) for row in rows)
-    body = [
-        [row["name"], *(_amount(v, math.nan, percent, " %") for v in row["values"]), *[""] * (most - len(row["values"]))]
-        for row in rows
-    ]
+    shown = [[_amount(value, math.nan, percent) for value in row["values"]] for row in rows]
+    body = [[row["name"], *cells, *[""] * (most - len(cells))] for row, cells in zip(rows, shown, strict=True)]
     return table(["", *(f"run {i}" for i in range(most))], body)
 
 
@@ -221,11 +217,15 @@ def _seconds(seconds: Any) -> str:
     return f"{mean:.1f}" if mean < 100 else f"{mean:.0f}"
 
 
-def _amount(mean: float, spread: float, percent: bool, unit: str | None = None) -> str:
-    unit = (" points" if unit is None else unit) if percent else ""
-    digits, factor = (1, 100) if percent else (_digits(spread, mean), 1)
-    beside = f" ± {factor * spread:.{digits}f}" if math.isfinite(spread) else ""
-    return f"{factor * mean:.{digits}f}{beside}{unit}"
+def _amount(mean: float, spread: float, percent: bool, unit: str = " %", *, bare: bool = False) -> str:
+    """`mean ± spread` with as many decimals as the spread makes sense of; `bare` leaves out spread and unit."""
+    factor = 100 if percent else 1
+    mean, spread = factor * mean, factor * spread
+    digits = _digits(spread, mean)
+    if percent:  # one decimal, as papers have it, unless the spread is smaller than that
+        digits = 2 if 0 < spread < 0.095 else 1
+    beside = f" ± {spread:.{digits}f}" if math.isfinite(spread) and not bare else ""
+    return f"{mean:.{digits}f}{beside}{unit if percent and not bare else ''}"
 
 
 def _digits(spread: float, mean: float) -> int:

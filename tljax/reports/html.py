@@ -120,7 +120,7 @@ section { background: var(--panel); border: 1px solid var(--line); border-radius
 figure { margin: 0; }
 figure svg { display: block; width: 100%; height: auto; }
 figure text { font-family: inherit !important; }
-figure.wide { max-width: 860px; margin: 0 auto; }
+.below { max-width: 820px; margin-top: 18px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14px; }
 th { text-align: right; font-weight: 600; color: var(--soft); font-size: 13px; padding: 6px 10px; white-space: nowrap; }

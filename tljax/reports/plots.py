@@ -119,6 +119,7 @@ def bars(rows: Sequence[Mapping[str, Any]], *, label: str, scale: float = 1.0) -
       label: what the values are.
       scale: factor for all values (100 for percentages).
     """
+
     def draw(axes: Any) -> None:
         for i, row in enumerate(rows):
             values = [scale * value for value in row["values"]]

@@ -75,7 +75,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-_NEEDED = {"train": ("step", "loss"), "evaluate": ("step", "split", "metrics"), "end": ("step",)}
+_NEEDED = {"train": ("step", "loss"), "evaluate": ("step", "split", "metrics"), "end": ("step",), "probe": ("metrics",)}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

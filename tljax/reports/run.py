@@ -1,7 +1,8 @@
 """The report of one run: a page with the result, the curves, what was trained, and how."""
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +45,32 @@ def headline(run: Run) -> str:
             return "Nothing has been recorded yet."
         return f"At step {last[0]['step']} the training loss is {number(last[0]['loss'])}; nothing has been evaluated."
     best = _best(run)
-    split = next((name for name in chosen if name != "validation"), "validation")
+    split = shown_split(chosen)
     metrics = chosen[split]["metrics"]
     main = best.get("metric") if best.get("metric") in metrics else next(iter(metrics), None)
     if main is None:
         return f"The evaluation on {split} has no metrics."
-    sentence = f"{_plain(main)} on {split}: {show(main, metrics[main])}"
     size = _examples(chosen[split])
-    sentence += f" of {size:,} examples" if size and main == "accuracy" else ""
+    over = f" ({size:,} examples)" if size else ""
+    sentence = f"{show(main, metrics[main])} {said(main)} on {split}{over}"
     if best.get("value") is None:
         return f"{sentence}."
     step = run.of("end")[-1].get("best_step")
     if split == "validation":
         return f"{sentence}, at step {step}, the best of the run."
-    reason = f"its {_plain(best['metric'])} on {best.get('split', 'validation')}, {show(best['metric'], best['value'])}"
-    return f"{sentence}, with the checkpoint of step {step}, chosen for {reason}."
+    by, value = said(best["metric"]), show(best["metric"], best["value"])
+    return f"{sentence}, with the checkpoint of step {step}, which has the best {by} on validation, {value}."
+
+
+def shown_split(splits: Iterable[str]) -> str:
+    """The split that a report is about: "test" before others, validation only where there is nothing else."""
+    return min(splits, key=lambda name: (name == "validation", name != "test"))
+
+
+def said(metric: str) -> str:
+    """A metric as a person writes it."""
+    words = metric.replace("_", " ")
+    return words[:-3] + " F1" if words.endswith(" f1") else words
 
 
 def show(metric: str, value: float) -> str:
@@ -107,8 +119,9 @@ def _best(run: Run) -> Mapping[str, Any]:
     return (ends[-1].get("best") or {}) if ends else {}
 
 
-def _plain(metric: str) -> str:
-    return metric.replace("_", " ").capitalize() if metric.islower() else metric
+def _titled(metric: str) -> str:
+    words = said(metric)
+    return words[:1].upper() + words[1:]
 
 
 def _examples(evaluation: Mapping[str, Any]) -> int:
@@ -117,9 +130,11 @@ def _examples(evaluation: Mapping[str, Any]) -> int:
 
 def _key_numbers(run: Run) -> list[tuple[str, str, str]]:
     entries = []
-    for split, record in run.last_evaluations().items():
+    chosen = run.last_evaluations()
+    for split in sorted(chosen, key=lambda name: name == "validation"):
+        record = chosen[split]
         names = list(record["metrics"])[: 2 if split != "validation" else 1]
-        entries += [(show(name, record["metrics"][name]), _plain(name), f"on {split}") for name in names]
+        entries += [(show(name, record["metrics"][name]), _titled(name), f"on {split}") for name in names]
     total = run.inspect.get("total", {})
     if total.get("parameters"):
         share = 100 * total["live"] / total["parameters"]
@@ -151,7 +166,19 @@ def _results(run: Run) -> list[Html]:
         for split, record in chosen.items()
     ]
     note = "The checkpoint is chosen on validation data; other splits only measure it."
-    return [section("Results", table(["split", "step", *map(_plain, names)], rows), note=note)]
+    return [section("Results", table(["split", "step", *map(_titled, names)], rows), *_draws(run), note=note)]
+
+
+def _draws(run: Run) -> list[Html]:
+    """The repeats of a probe, of which the evaluation above is the mean."""
+    draws = run.of("probe")
+    if len(draws) < 2:
+        return []
+    names = list(draws[0]["metrics"])
+    rows = [[f"draw {i}", *(_metric(name, draw["metrics"]) for name in names)] for i, draw in enumerate(draws)]
+    spread = {name: statistics.stdev(draw["metrics"][name] for draw in draws) for name in names}
+    rows.append(["standard deviation", *(_metric(name, spread) for name in names)])
+    return [element("h3", "Draws"), table(["", *map(_titled, names)], rows, marked=[len(draws)])]
 
 
 def _metric(name: str, metrics: Mapping[str, float]) -> str:
@@ -166,21 +193,17 @@ def _curves(run: Run) -> list[Html]:
     losses = _over_steps(trained, "losses")
     train = {"training": _series(trained, "loss"), **(losses if len(losses) > 1 else {})}
     metrics = _over_steps(evaluated, "metrics")
-    train |= {f"validation {_plain(k).lower()}": v for k, v in metrics.items() if "loss" in k}
+    train |= {f"validation {said(k)}": v for k, v in metrics.items() if "loss" in k}
     bounded, other = {}, {}
     for name, (steps, values) in metrics.items():
         if "loss" not in name:
-            (bounded if all(-1 <= value <= 1 for value in values) else other)[_plain(name)] = (steps, values)
+            (bounded if all(-1 <= value <= 1 for value in values) else other)[_titled(name)] = (steps, values)
     pictures = []
     if trained:
         pictures.append(plots.curves(train, title="Loss", mark=mark))
     if evaluated and bounded:
         pictures.append(plots.curves(bounded, title="Validation", mark=mark))
-    pictures += [
-        plots.curves({name: series}, title=f"Validation: {name}", mark=mark)
-        for name, series in other.items()
-        if len(evaluated)
-    ]
+    pictures += [plots.curves({name: series}, title=f"Validation: {name}", mark=mark) for name, series in other.items()]
     for key, title in (("learning_rate", "Learning rate"), ("gradient_norm", "Gradient norm")):
         if any(key in record for record in trained):
             pictures.append(plots.curves({title: _series(trained, key)}, title=title))
@@ -200,13 +223,16 @@ def _over_steps(records: list[dict], group: str) -> dict[str, tuple[list, list]]
 
 def _confusion(run: Run) -> list[Html]:
     chosen = run.last_evaluations()
-    split = next((s for s in (*(s for s in chosen if s != "validation"), "validation") if s in chosen), None)
-    tables = (chosen[split].get("tables") or {}) if split else {}
+    if not chosen:
+        return []
+    split = shown_split(chosen)
+    tables = chosen[split].get("tables") or {}
     parts = []
     counts, classes = tables.get("confusion"), tables.get("classes")
     if counts and classes:
         note = "Rows are true classes. Colour: share of the row; blue is right, orange is wrong."
-        parts.append(section(f"Confusion on {split}", plots.confusion(counts, classes), *_confused(counts, classes), note=note))
+        picture = plots.confusion(counts, classes)
+        parts.append(section(f"Confusion on {split}", picture, *_confused(counts, classes), note=note))
     if tables.get("per_class"):
         parts.append(section(f"Per class on {split}", _per_class(tables["per_class"])))
     if tables.get("targets") and tables.get("predicted"):
@@ -216,9 +242,7 @@ def _confusion(run: Run) -> list[Html]:
 
 
 def _confused(counts: list[list[int]], classes: list[str]) -> list[Html]:
-    pairs = [
-        (count, i, j) for i, row in enumerate(counts) for j, count in enumerate(row) if count and i != j
-    ]
+    pairs = [(count, i, j) for i, row in enumerate(counts) for j, count in enumerate(row) if count and i != j]
     if len(classes) < 3 or not pairs:
         return []
     rows = [

@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from tljax.base.tables import suggest
 from tljax.train.loop import Hook
 from tljax.train.records import Records
 from tljax.train.state import State
+
+
+SPEED_WINDOW = 50
+"""Steps over which steps a second are averaged; the first step, which compiles, starts the clock."""
 
 
 def log(
@@ -38,7 +43,7 @@ def log(
 
     writer = SummaryWriter(str(folder))
     pending: list[tuple[int, dict]] = []
-    clock = {"time": time.monotonic(), "step": None}
+    done: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
 
     def read() -> None:
         if not pending:
@@ -50,9 +55,8 @@ def log(
                 f"The loss is {loss} at step {step}. The checkpoints before it are intact; "
                 "lower config.optim.learning_rate, set config.optim.clip, or look at the batch of that step."
             )
-        if clock["step"] is None:
-            clock["step"] = step - 1
-        rate = (step - clock["step"]) / max(time.monotonic() - clock["time"], 1e-9)
+        done.append((step, time.monotonic()))
+        rate = (step - done[0][0]) / max(done[-1][1] - done[0][1], 1e-9)
         show(step, loss, rate)
         if step % every == 0:
             values = jax.tree.map(float, metrics)
@@ -61,7 +65,6 @@ def log(
             records.write("train", step=step, **values)
             for name in ("loss", "learning_rate", "gradient_norm"):
                 writer.add_scalar(f"train/{name}", values[name], step)
-            clock.update(time=time.monotonic(), step=step)
 
     def after(step: int, state: State, metrics: dict) -> None:
         read()

@@ -7,7 +7,7 @@ from tljax.data.builders.raw import Raw, fetch, make_info
 CLASSES = ("ants", "bees")
 RAW = Raw(
     folder="hymenoptera",
-    wanted=r"(?:.*/)?((?:train|val)/(?:ants|bees)/[^/.][^/]*\.jpg)",
+    wanted=r"(?:.*/)?((?:train|val)/(?:ants|bees)/[^/.][^/]*\.jpe?g)",
     urls={"hymenoptera_data.zip": "https://download.pytorch.org/tutorial/hymenoptera_data.zip"},
 )
 

