@@ -116,14 +116,19 @@ def test_values_that_are_not_finite_are_named(value, dtype):
     assert np.isnan(value) or import_leaves(fitted, _keep, allow_nonfinite=True)["head/out/kernel"][2, 1] == value
 
 
-def test_the_largest_finite_values_are_finite():
-    arrays = _arrays()
-    arrays["decoder.weight"][:] = np.finfo(np.float32).max
-    import_leaves(fit(TABLE, _sources(arrays), TARGETS, file="f"), _keep)
-    half = _arrays(np.float16)
-    half["decoder.weight"][:] = np.finfo(np.float16).max
-    leaves = import_leaves(fit(TABLE, _sources(half), TARGETS, file="f"), _keep)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_the_largest_finite_values_are_finite(dtype):
+    arrays = _arrays(dtype)
+    arrays["decoder.weight"][:] = ml_dtypes.finfo(dtype).max
+    leaves = import_leaves(fit(TABLE, _sources(arrays), TARGETS, file="f"), _keep)
     assert np.isfinite(leaves["head/out/kernel"]).all()
+
+
+def test_two_spellings_of_one_tensor_are_an_error():
+    arrays = _arrays()
+    arrays["encoder.norm.gamma"] = arrays["encoder.norm.weight"]
+    with pytest.raises(UserError, match=r"weight and encoder\.norm\.gamma are both encoder\.norm\.weight"):
+        fit(TABLE, _sources(arrays), TARGETS, file="f")
 
 
 def test_integers_where_floats_belong_are_an_error():

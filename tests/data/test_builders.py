@@ -246,3 +246,42 @@ def test_unknown_names_are_answered_with_the_nearest(tmp_path):
         open_source("tljax:digits", columns={"image": "picture"})
     with pytest.raises(UserError, match=r"TFDS has no 'mnisst'.*Did you mean 'mnist'"):
         open_source("tfds:mnisst")
+
+
+def test_tfds_features_find_their_roles_by_type(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    class TinyPairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "tiny_pairs"
+        VERSION = tfds.core.Version("1.2.0")
+        pkg_dir_path = tmp_path
+
+        def _info(self):
+            features = {
+                "sentence1": tfds.features.Text(),
+                "sentence2": tfds.features.Text(),
+                "label": tfds.features.ClassLabel(names=["no", "yes"]),
+                "idx": np.int32,
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(4):
+                yield i, {"sentence1": f"é{i}", "sentence2": f"b{i}", "label": i % 2, "idx": i}
+
+    prepare(TinyPairs, tmp_path / "tfds")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    source = open_source("tfds:tiny_pairs")
+    record = next(r for r in map(source.records.__getitem__, range(4)) if r["text"] == "é3")
+    assert (record["text_b"], record["label"], source.classes) == ("b3", 1, ("no", "yes"))
+    assert source.records.__getitems__([0, 2])[1] == source.records[2]
+    assert len(open_source("tfds:tiny_pairs:1.2.0", split="train[:50%]").records) == 2
+    one = open_source("tfds:tiny_pairs", columns={"text": "sentence2", "score": "idx"})
+    assert (sorted(one.records[0]), one.classes) == (["id", "label", "text"], None)
+    with pytest.raises(UserError, match=r"no column 'sentence3' for 'text'. Did you mean 'sentence[12]'"):
+        open_source("tfds:tiny_pairs", columns={"text": "sentence3"})
+    with pytest.raises(UserError, match="has no split"):
+        open_source("tfds:tiny_pairs", split="trian[:50%]")

@@ -68,7 +68,7 @@ def test_equals_torch(options):
     torch.manual_seed(0)
     theirs = TorchResNet(**options).eval()
     random_norms(theirs)
-    state = {f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    state = theirs.state_dict()
     entries = infer_shapes(state)
     model = make_model("cifar_resnet", entries, entries["architectures"][0])
     variables = import_weights(model, state, architecture=ARCHITECTURE)
@@ -102,10 +102,11 @@ def test_training_moves_statistics_as_torch_does():
 @pytest.mark.parametrize("depth, file", [(20, "resnet20-12fca82f.th"), (44, "resnet44-014dd654.th")])
 def test_the_real_weights_equal_torch(weights_dir, depth, file):
     state = torch.load(weights_dir / "resnet_cifar10" / file, map_location="cpu")["state_dict"]
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     entries = infer_shapes(state)
     assert FAMILY.configure(entries) == FAMILY.configure(FAMILY.variants[f"resnet{depth}"])
     theirs = TorchResNet(blocks=(depth - 2) // 6).eval()
-    theirs.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
+    theirs.load_state_dict(state)
     model = make_model("cifar_resnet", entries, entries["architectures"][0])
     variables = import_weights(model, state, architecture=ARCHITECTURE)
     pixels = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)

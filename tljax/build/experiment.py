@@ -5,6 +5,7 @@ pretrained backbone), task and head, method, strategies, and random values where
 has its own key, so that one choice does not move another's random numbers.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from tljax.data.sources import open_source
 from tljax.data.subsets import subset
 from tljax.models import get_family
 from tljax.models.forward import forward, init_variables
-from tljax.sharding import make_mesh
+from tljax.sharding import BATCH_AXES, make_mesh
 from tljax.strategies.compose import compose
 from tljax.tasks.spec import TaskSpec
 from tljax.train.probe import Probe
@@ -94,6 +95,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     seed = int(config.get("seed", 0))
     settings = call(Settings, (), config.get("train"), where="config.train").check()
     mesh = call(make_mesh, (), config.get("mesh"), where="config.mesh")
+    _check_batches(settings, mesh)
     call(Probe, (), config.get("probe"), where="config.probe")
     entries = _entries(config.get("data") or {})
     sources = open_entries(config, data_dir=data_dir)
@@ -151,6 +153,25 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
         stop=stop,
         fresh_head=fresh_head,
         notes=notes,
+    )
+
+
+def _check_batches(settings: Settings, mesh: Any) -> None:
+    """Every part of a batch must be cut evenly among the devices that share it."""
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
+    parts = {
+        "batch_size": (settings.batch_size, settings.accumulate),
+        "eval_batch_size": (settings.eval_batch_size or settings.batch_size, 1),
+    }
+    raise_faults(
+        f"The batches do not fit the mesh {dict(mesh.shape)} (config.mesh):",
+        [
+            f"config.train.{name} is {size}"
+            + (f", in {count} accumulated parts" if count > 1 else "")
+            + f"; it must be a multiple of {ways * count}."
+            for name, (size, count) in parts.items()
+            if size % (ways * count)
+        ],
     )
 
 

@@ -68,7 +68,8 @@ def predict_records(experiment: Experiment, records: Sequence[Mapping[str, Any]]
       records: `text` (and `text_b`) or `image`; labels are not read.
     """
     processor = next(iter(experiment.processors.values()))
-    source = Source(records=list(records), classes=experiment.classes, name="inputs")
+    unlabelled = [{key: value for key, value in record.items() if key != "label"} for record in records]
+    source = Source(records=unlabelled, classes=experiment.classes, name="inputs")
     batches = eval_stream(source, processor, batch_size=min(evaluation_size(experiment), len(records)))
     run = partial(predictor(experiment), *placed(experiment))
     predictions, _, _ = collect(run, batches, replicated(experiment.mesh))

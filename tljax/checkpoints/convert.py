@@ -6,9 +6,11 @@ stands in `params`. `targets` and results are flat dicts with such paths.
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from tljax.base.errors import UserError, raise_faults
@@ -47,13 +49,16 @@ def flat_of(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rename(sources: Mapping[str, Tensor], table: Table) -> dict[str, tuple[str, Tensor]]:
-    """{name as in the table: (name as in the file, tensor)}."""
-    found = {}
+    """{name as in the table: (name as in the file, tensor)}. Raises `UserError` where two names become one."""
+    found, faults = {}, []
     for name, tensor in sources.items():
         modern = name
         for pattern, replacement in table.renames:
             modern = re.sub(rf"^(?:{pattern})$", replacement, modern)
+        if modern in found:
+            faults.append(f"{found[modern][0]} and {name} are both {modern}.")
         found[modern] = (name, tensor)
+    raise_faults("The checkpoint holds a tensor under two spellings:", faults)
     return found
 
 
@@ -81,36 +86,29 @@ def fit(
     """
     shapes = {path: tuple(getattr(leaf, "shape", leaf)) for path, leaf in targets.items()}
     named = rename(sources, table)
-    used, filled, faults = set(), [], []
+    expected = {name for entry in table.rows for name in entry.theirs}
+    unused = [name for name in named if name not in expected]
+    near = _Near()
+    faults, extras = [], {}
     for entry in table.rows:
-        filled += entry.ours
         missing = [name for name in entry.theirs if name not in named]
-        used.update(name for name in entry.theirs if name in named)
-        faults += [
-            f"{name} is missing (for {', '.join(entry.ours)}). {_near(name, set(named) - used)}" for name in missing
-        ]
+        faults += [f"{name} is missing (for {', '.join(entry.ours)}).{near(name, unused)}" for name in missing]
         if not missing and all(path in shapes for path in entry.ours):
-            expected = their_shapes(entry, shapes)
-            faults += _shape_faults(entry, expected, named, dtypes)
+            faults += _shape_faults(entry, their_shapes(entry, shapes), named, dtypes)
+    filled = Counter(path for entry in table.rows for path in entry.ours)
     faults += [f"our leaf {path} is filled by no row." for path in shapes if path not in filled]
-    faults += [f"our leaf {path} is filled by several rows." for path in sorted(set(filled)) if filled.count(path) > 1]
+    faults += [f"our leaf {path} is filled by several rows." for path, count in filled.items() if count > 1]
     faults += [f"the row for {path} has no leaf of ours." for path in filled if path not in shapes]
-    extras = {}
-    for name, (stored, tensor) in named.items():
-        if name in used:
-            continue
+    for name in unused:
+        stored, tensor = named[name]
         if name in table.aliases:
             faults += _alias_faults(name, table.aliases[name], named)
         elif any(re.fullmatch(pattern, name) for pattern in table.extras):
             extras[stored] = tensor
         else:
-            faults.append(f"{stored} {tensor.shape} is read by nothing. {_near(name, _expected(table) - set(named))}")
+            faults.append(f"{stored} {tensor.shape} is read by nothing.{near(name, expected - named.keys())}")
     raise_faults(f"The weights of {file} do not fit the model:", faults)
     return Fit(table.rows, {name: tensor for name, (_, tensor) in named.items()}, extras)
-
-
-def _expected(table: Table) -> set[str]:
-    return {name for entry in table.rows for name in entry.theirs}
 
 
 def _shape_faults(entry: Row, expected: Sequence[tuple], named: Mapping[str, tuple], dtypes: bool) -> list[str]:
@@ -119,7 +117,7 @@ def _shape_faults(entry: Row, expected: Sequence[tuple], named: Mapping[str, tup
         tensor = named[name][1]
         if tuple(tensor.shape) != shape:
             faults.append(f"{name} has the shape {tuple(tensor.shape)}, and {shape} is needed.")
-        elif dtypes and tensor.dtype.kind in "iub":
+        elif dtypes and not jnp.issubdtype(tensor.dtype, jnp.floating):
             faults.append(f"{name} has the dtype {tensor.dtype}, and a floating one is needed.")
     return faults
 
@@ -132,9 +130,16 @@ def _alias_faults(name: str, original: str, named: Mapping[str, tuple]) -> list[
     return [] if same else [f"{name} should equal {original}, to which it is tied, and does not."]
 
 
-def _near(name: str, names: Sequence[str] | set[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.8)
-    return f"Near: {near[0]}." if near else ""
+class _Near:
+    """(name, names) → " Near: the most similar one." for the first questions; a wrong family would ask thousands."""
+
+    def __init__(self, limit: int = 40):
+        self._left = limit
+
+    def __call__(self, name: str, names: Iterable[str]) -> str:
+        self._left -= 1
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.8) if self._left >= 0 else ()
+        return f" Near: {near[0]}." if near else ""
 
 
 def import_leaves(
@@ -155,7 +160,7 @@ def import_leaves(
         arrays = [fitted.sources[name].read() for name in entry.theirs]
         if not allow_nonfinite:
             faults += [
-                _nonfinite(name, fitted, x) for name, x in zip(entry.theirs, arrays, strict=True) if not _finite(x)
+                _nonfinite(name, fitted, x) for name, x in zip(entry.theirs, arrays, strict=True) if not is_finite(x)
             ]
         if not faults:
             for path, array in zip(entry.ours, entry.layout.ours(*arrays), strict=True):
@@ -165,16 +170,18 @@ def import_leaves(
 
 
 def _nonfinite(name: str, fitted: Fit, array: np.ndarray) -> str:
-    count = int((~np.isfinite(array.astype(np.float32))).sum())
+    count = int((~np.isfinite(array.astype(np.float64))).sum())
     return f"{name} in {fitted.sources[name].file}: {count} of {array.size} values."
 
 
-def _finite(array: np.ndarray) -> bool:
-    if array.dtype.kind in "iub":
+def is_finite(array: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite. Integers always are finite."""
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
         return True
-    # A sum in double precision overflows for no finite 32-bit tensor, and needs no temporary of the tensor's size.
-    with np.errstate(invalid="ignore"):
-        return bool(np.isfinite(np.sum(array, dtype=np.float64 if array.dtype.kind == "f" else np.float32)))
+    # One pass without a temporary; only a sum that overflows or meets a NaN calls for the exact question.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.sum(array, dtype=np.float64 if array.dtype.kind == "f" else np.float32)
+    return bool(np.isfinite(total)) or bool(np.isfinite(array.astype(np.float64)).all())
 
 
 def export_leaves(table: Table, flat: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -130,7 +130,8 @@ def _family(name: str | None, entries: Mapping[str, Any], place: Path) -> Family
     name = name or entries.get("model_type")
     if name is None:
         raise UserError(
-            f"{place} does not say what it is (no config.json with a model_type). Name its family. {suggest('', FAMILIES)}"
+            f"{place} does not say what it is (no config.json with a model_type). Name its family. "
+            f"{suggest('', FAMILIES)}"
         )
     return get_family(name)
 

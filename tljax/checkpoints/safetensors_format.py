@@ -2,14 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tljax.base.errors import UserError
+from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import suggest
-from tljax.checkpoints.tensors import Tensor
+from tljax.checkpoints.tensors import Tensor, open_shards
 
 DTYPES = {
     "F64": np.float64,
@@ -32,11 +33,11 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
     The library checks header and length when it opens a file. Tensors are views of a memory map.
 
     Raises:
-      UserError: a truncated or tampered file, a shard that is missing, a tensor that its shard does not hold.
+      UserError: a truncated or tampered file, a name that stands twice, an index that its shards do not match.
     """
     path = Path(path)
     if path.name.endswith(".index.json"):
-        return _open_sharded(path)
+        return open_shards(path, open_tensors)
     try:
         with safe_open(path, framework="np") as file:
             names = list(file.keys())
@@ -61,10 +62,10 @@ def _reader(mapped: np.ndarray, begin: int, end: int, dtype: np.dtype, shape: tu
 
 
 def _offsets(path: Path) -> dict[str, tuple[int, int]]:
-    """Where each tensor's bytes stand in the file; the header was checked by the library."""
+    """Where each tensor's bytes stand in the file; lengths and ranges were checked by the library."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        header = json.loads(file.read(length), object_pairs_hook=lambda pairs: _without_repeats(pairs, path))
     start = 8 + length
     return {
         name: tuple(start + offset for offset in entry["data_offsets"])
@@ -73,16 +74,9 @@ def _offsets(path: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def _open_sharded(index: Path) -> dict[str, Tensor]:
-    try:
-        places = json.loads(index.read_text(encoding="utf8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{index} is not an index of safetensors shards: {error!r}") from error
-    missing = sorted({shard for shard in places.values() if not (index.parent / shard).is_file()})
-    if missing:
-        raise UserError(f"{index} names {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not there.")
-    shards = {shard: open_tensors(index.parent / shard) for shard in sorted(set(places.values()))}
-    faults = [name for name, shard in places.items() if name not in shards[shard]]
-    if faults:
-        raise UserError(f"{index} places {', '.join(faults[:5])} in shards that do not hold them.")
-    return {name: shards[shard][name] for name, shard in places.items()}
+def _without_repeats(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    # The library keeps one of two tensors of the same name, and does not say so.
+    names = [name for name, _ in pairs]
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else ()
+    raise_faults(f"{path} is damaged:", [f"its header names {name!r} twice." for name in repeated])
+    return dict(pairs)

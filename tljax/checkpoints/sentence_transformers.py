@@ -31,8 +31,8 @@ def write_layout(folder: Path, head: Any, params: Mapping[str, Any], config: Any
     """
     if head.pool not in POOLINGS:
         raise UserError(
-            f"The head {head} cannot be exported: sentence-transformers pools by {', '.join(POOLINGS)}, and transformers "
-            "does not normalise what its classifiers read."
+            f"The head {head} cannot be exported: sentence-transformers pools by {', '.join(POOLINGS)}, and "
+            "transformers does not normalise what its classifiers read."
         )
     modules = ["Transformer", "Pooling"]
     pooling = {"word_embedding_dimension": config.hidden_size}

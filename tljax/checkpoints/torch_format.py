@@ -1,14 +1,13 @@
 """torch archives (.pt, .pth, .bin, .th), read without executing anything that they hold.
 
-Two layouts: the zip of torch 1.6 and later, and the stream of pickles before it. Both name tensors by small pickles; the
-unpickler here knows tensors, storages, ordered dicts and plain values, and refuses every other name.
+Two layouts: the zip of torch 1.6 and later, and the stream of pickles before it. Both name tensors by small pickles;
+the unpickler here knows tensors, storages, ordered dicts and plain values, and refuses every other name.
 """
 
-import collections
 import io
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,21 +15,45 @@ import ml_dtypes
 import numpy as np
 
 from tljax.base.errors import UserError
-from tljax.checkpoints.tensors import Tensor
+from tljax.checkpoints.tensors import Tensor, map_bytes, member_start
 
 DTYPES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
+    "float64": np.float64,
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+    "float8_e5m2": ml_dtypes.float8_e5m2,
+    "int64": np.int64,
+    "int32": np.int32,
+    "int16": np.int16,
+    "int8": np.int8,
+    "uint64": np.uint64,
+    "uint32": np.uint32,
+    "uint16": np.uint16,
+    "uint8": np.uint8,
+    "bool": np.bool_,
+    "complex64": np.complex64,
+    "complex128": np.complex128,
 }
-"""torch's typed storages → dtypes."""
+"""torch's dtypes → ours."""
+
+STORAGES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "UntypedStorage": "uint8",
+}
+"""torch's storages → their dtypes."""
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
@@ -38,10 +61,35 @@ STATE_KEYS = ("state_dict", "model_state_dict", "model")
 
 
 class _Storage(NamedTuple):
-    """A named piece of the archive; `read` gives its elements."""
+    """A named piece of the archive: its dtype, number of elements, and () → its bytes."""
 
     dtype: np.dtype
+    count: int
     read: Callable[[], np.ndarray]
+
+
+class _Named(NamedTuple):
+    """A dtype that stands in a pickle by its name."""
+
+    dtype: np.dtype
+
+
+class _Rebuild(NamedTuple):
+    """What stands for one of torch's functions. A pickle may set attributes of what it names; a tuple has none."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+
+class _Dict(dict):
+    """What stands for an ordered dict; a state, such as the `_metadata` of a state dict, is passed over."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 class _Unpickler(pickle.Unpickler):
@@ -53,11 +101,13 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
+            return _Dict
         if module == "torch._utils" and name in REBUILD:
-            return REBUILD[name]
-        if module in ("torch", "torch.storage") and name in DTYPES:
-            return _Kind(name)
+            return _Rebuild(REBUILD[name])
+        if module in ("torch", "torch.storage") and name in STORAGES:
+            return _Named(np.dtype(DTYPES[STORAGES[name]]))
+        if module == "torch" and name in DTYPES:
+            return _Named(np.dtype(DTYPES[name]))
         raise UserError(
             f"{self._path} asks for {module}.{name}, which is not a tensor or a plain value. tljax never runs code "
             "from a checkpoint. Save only the state_dict, best as safetensors."
@@ -68,34 +118,47 @@ class _Unpickler(pickle.Unpickler):
             raise UserError(f"{self._path}: {identity!r} is not a reference to a storage.")
         _, kind, key, _, count, *view = identity
         if any(part is not None for part in view):
-            raise UserError(f"{self._path}: views of storages are not supported.")
-        return self._storage(np.dtype(DTYPES[kind.name]), key, count)
+            raise UserError(f"{self._path}: it holds views of storages, which torch has not written since 0.4.")
+        return self._storage(kind.dtype, str(key), _whole(count))
 
 
-class _Kind(NamedTuple):
-    name: str
+def _whole(*numbers: Any) -> Any:
+    """The one number given, or the tuple of them, if they are whole and not negative."""
+    for number in numbers:
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{number!r} stands where a count belongs")
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _rebuild(storage: _Storage, offset: int, size: tuple, stride: tuple, *rest: Any) -> Tensor:
-    """A tensor over a storage; `rest` is requires_grad, hooks and metadata."""
-    if len(rest) > 2 and rest[2]:
+def _tensor(storage: _Storage, dtype: np.dtype, offset: int, size: tuple, stride: tuple, metadata: Any) -> Tensor:
+    """A tensor over a storage; offset and strides in elements."""
+    if metadata:
         # Conjugate and negative views keep their sign in the metadata.
-        raise UserError(f"A tensor with the metadata {rest[2]!r} cannot be read.")
+        raise UserError(f"A tensor with the metadata {metadata!r} cannot be read.")
+    for number in (offset, *size, *stride):
+        _whole(number)
+    if len(size) != len(stride):
+        raise ValueError(f"a tensor has the shape {size} and the strides {stride}")
+    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+    if all(size) and (last + 1) * dtype.itemsize > storage.count * storage.dtype.itemsize:
+        raise ValueError(f"a tensor of shape {size} reaches beyond its storage")
 
     def read() -> np.ndarray:
-        flat = storage.read()[offset:]
-        strides = tuple(s * storage.dtype.itemsize for s in stride)
-        furthest = sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if all(size) else -1
-        if furthest >= len(flat) or min(stride, default=0) < 0:
-            raise UserError("A tensor reaches beyond its storage; the file is damaged.")
-        return np.lib.stride_tricks.as_strided(flat, size, strides, writeable=False)
+        if not all(size):
+            return np.empty(size, dtype)
+        content = storage.read()[offset * dtype.itemsize : (last + 1) * dtype.itemsize].view(dtype)
+        strides = tuple(s * dtype.itemsize for s in stride)
+        return np.lib.stride_tricks.as_strided(content, size, strides, writeable=False)
 
-    return Tensor(tuple(size), storage.dtype, read, "")
+    return Tensor(tuple(size), dtype, read, "")
 
 
-def _rebuild_v3(storage: _Storage, offset: int, size: tuple, stride: tuple, *rest: Any) -> Tensor:
-    """As `_rebuild`, for storages without a type of their own: the dtype stands behind requires_grad and hooks."""
-    raise UserError("Tensors of dtypes without a typed storage (uint16, float8 …) are not supported.")
+def _rebuild(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None) -> Tensor:
+    return _tensor(storage, storage.dtype, offset, size, stride, metadata)
+
+
+def _rebuild_v3(storage, offset, size, stride, requires_grad, hooks, kind, metadata=None) -> Tensor:
+    return _tensor(storage, kind.dtype, offset, size, stride, metadata)
 
 
 REBUILD = {
@@ -104,6 +167,7 @@ REBUILD = {
     "_rebuild_tensor_v3": _rebuild_v3,
     "_rebuild_parameter": lambda tensor, requires_grad, hooks: tensor,
 }
+"""The functions of torch._utils that a pickle may name → what is called for them."""
 
 
 def open_tensors(path: Path) -> dict[str, Tensor]:
@@ -118,18 +182,20 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
     path = Path(path)
     try:
         content = _open_zip(path) if zipfile.is_zipfile(path) else _open_legacy(path)
+        pairs = list(_tensors(_state(content)))
     except UserError as error:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, IndexError) as error:
+    # A pickle that somebody changed can raise anything; whatever it is, the file is at fault.
+    except Exception as error:
         raise UserError(f"{path} is damaged or not a torch archive: {error!r}") from error
-    except (AttributeError, TypeError, ImportError) as error:
-        raise UserError(f"{path} is not a torch archive of tensors: {error!r}") from error
-    tensors = dict(_named(_state(content)))
-    if not tensors:
+    if not pairs:
         raise UserError(f"{path} holds no tensors; its keys are {list(content) if isinstance(content, dict) else []}.")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return {name: tensor._replace(file=str(path)) for name, tensor in tensors.items()}
+    if all(name.startswith("module.") for name, _ in pairs):
+        pairs = [(name.removeprefix("module."), tensor) for name, tensor in pairs]
+    tensors = {name: tensor._replace(file=str(path)) for name, tensor in pairs}
+    if len(tensors) < len(pairs):
+        raise UserError(f"{path} holds several tensors of the same name.")
+    return tensors
 
 
 def _state(content: Any) -> Any:
@@ -140,12 +206,12 @@ def _state(content: Any) -> Any:
     return content
 
 
-def _named(tree: Any, prefix: str = ""):
+def _tensors(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(tree, Tensor):
         yield prefix, tree
-    elif isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from _named(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, (Mapping, list, tuple)):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from _tensors(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _open_zip(path: Path) -> Any:
@@ -158,62 +224,50 @@ def _open_zip(path: Path) -> Any:
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in infos else b"little"
         if order.strip() != b"little":
             raise UserError(f"{path} was written with the byte order {order.decode()!r}; only 'little' is supported.")
-        starts = {name: _data_start(path, info) for name, info in infos.items()}
 
         def storage(dtype: np.dtype, key: str, count: int) -> _Storage:
             info = infos[f"{root}data/{key}"]
             if info.file_size != count * dtype.itemsize:
-                raise UserError(
-                    f"{path}: the storage {key} has {info.file_size} bytes and not {count * dtype.itemsize}."
-                )
-            return _Storage(dtype, lambda: _zip_elements(path, info, starts[info.filename], dtype))
+                raise ValueError(f"the storage {key} has {info.file_size} bytes and not {count * dtype.itemsize}")
+            return _Storage(dtype, count, lambda: _member(path, info))
 
         return _Unpickler(io.BytesIO(archive.read(pickles[0])), path, storage).load()
 
 
-def _data_start(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a member begin: its local header has lengths of its own."""
-    with path.open("rb") as file:
-        file.seek(info.header_offset + 26)
-        name_length, extra_length = (int.from_bytes(file.read(2), "little") for _ in range(2))
-    return info.header_offset + 30 + name_length + extra_length
-
-
-def _zip_elements(path: Path, info: zipfile.ZipInfo, start: int, dtype: np.dtype) -> np.ndarray:
-    if info.file_size == 0:
-        return np.empty(0, dtype)
+def _member(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
+    """The bytes of a zip member: mapped if they are stored plainly, as torch does."""
     if info.compress_type == zipfile.ZIP_STORED:
-        return np.memmap(path, np.uint8, "r", start, info.file_size).view(dtype)
-    with zipfile.ZipFile(path) as archive:
-        return np.frombuffer(archive.read(info.filename), dtype)
+        return map_bytes(path, member_start(path, info), info.file_size)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return np.frombuffer(archive.read(info), np.uint8)
+    except (OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+        raise UserError(f"{path} is damaged: {info.filename}: {error}") from error
 
 
 def _open_legacy(path: Path) -> Any:
     """Five pickles (magic, protocol, system, content, storage keys), then for each storage its count and elements."""
     places: dict[str, int] = {}
+    storages: dict[str, _Storage] = {}
 
     def storage(dtype: np.dtype, key: str, count: int) -> _Storage:
-        def read() -> np.ndarray:
-            return np.memmap(path, np.uint8, "r", places[key], count * dtype.itemsize).view(dtype)
+        found = _Storage(dtype, count, lambda: map_bytes(path, places[key], count * dtype.itemsize))
+        return storages.setdefault(key, found)
 
-        sizes[key] = (count, dtype.itemsize)
-        return _Storage(dtype, read if count else lambda: np.empty(0, dtype))
-
-    sizes: dict[str, tuple[int, int]] = {}
     with path.open("rb") as file:
-        unpickle = lambda: _Unpickler(file, path, storage).load()  # noqa: E731
-        if unpickle() != LEGACY_MAGIC:
+        if _Unpickler(file, path, storage).load() != LEGACY_MAGIC:
             raise UserError(f"{path} is not a torch archive.")
-        unpickle()
-        system = unpickle()
+        _, system, content, keys = (_Unpickler(file, path, storage).load() for _ in range(4))
         if not system.get("little_endian", True):
             raise UserError(f"{path} was written on a big-endian machine, which is not supported.")
-        content = unpickle()
-        for key in unpickle():
-            (count,) = np.frombuffer(file.read(8), np.int64)
-            expected, itemsize = sizes[key]
+        size = path.stat().st_size
+        for key in map(str, keys):
+            count = int.from_bytes(file.read(8), "little")
             places[key] = file.tell()
-            if count != expected or places[key] + count * itemsize > path.stat().st_size:
-                raise UserError(f"{path} is damaged: the storage {key} is not whole.")
-            file.seek(count * itemsize, io.SEEK_CUR)
+            end = places[key] + count * storages[key].dtype.itemsize
+            if count != storages[key].count or end > size:
+                raise ValueError(f"the storage {key} is not whole")
+            file.seek(end)
+    if lost := storages.keys() - places.keys():
+        raise ValueError(f"the storages {', '.join(sorted(lost))} are missing")
     return content

@@ -101,7 +101,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _set_environment() -> None:
-    """Compiled programs are kept between runs, and libraries do not chatter between our lines. The user's settings hold."""
+    """Keeps compiled programs between runs and libraries quiet between our lines; the user's own settings hold."""
     cache = os.environ.get("TLJAX_CACHE") or Path.home() / ".cache" / "tljax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")

@@ -118,7 +118,7 @@ def _open(
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(folder)
-    features = dict(builder.info.features.items())
+    features = dict(sorted(builder.info.features.items()))
     chosen = choose_columns(features, columns, where=where, guess=_guess(features))
     if "[" not in split and "+" not in split:  # TFDS also takes parts and sums: train[:80%]
         choose_split(split, [*builder.info.splits, "all"], where=where)
@@ -143,9 +143,12 @@ def _is(feature: Any, kind: str) -> bool:
 
 
 def _guess(features: Mapping[str, Any]) -> dict[str, str]:
-    """role → feature by type, where there is one image, or there are one or two texts, and one class label."""
+    """role → feature by type, where there is one image, or there are one or two texts, and one class label.
+
+    Of two texts the first by name is `text`: TFDS reads the features of a prepared set in no certain order.
+    """
     by_kind = {
-        kind: [name for name, feature in features.items() if _is(feature, kind)]
+        kind: sorted(name for name, feature in features.items() if _is(feature, kind))
         for kind in ("Image", "Text", "ClassLabel")
     }
     guess: dict[str, str] = {}

@@ -191,11 +191,6 @@ def table(config: BertConfig, prefix: str) -> Table:
     )
 
 
-def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """What config.json leaves out: whether there is a pooler (language models are saved without one)."""
-    return {"add_pooling_layer": any(name.endswith("pooler.dense.weight") for name in shapes)}
-
-
 def _classifier_dropout(config: BertConfig) -> float:
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
 
@@ -271,5 +266,4 @@ FAMILY = Family(
             lambda array, before, value, rng: resize_positions(array, value),
         ),
     },
-    infer=infer,
 )

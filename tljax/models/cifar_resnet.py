@@ -112,12 +112,7 @@ def table(config: CifarResNetConfig, prefix: str) -> Table:
             theirs, ours = f"{prefix}layer{i + 1}.{j}", f"backbone/stage{i}_block{j}"
             for k in (1, 2):
                 rows += conv_rows(f"{theirs}.conv{k}", f"{theirs}.bn{k}", f"{ours}/conv{k}", f"{ours}/norm{k}")
-    return Table(
-        rows=tuple(rows),
-        extras=(r".*\.num_batches_tracked", r"linear\..*"),
-        # torch.nn.DataParallel, in which the published weights were saved.
-        renames=((r"^module\.(.*)", r"\1"),),
-    )
+    return Table(rows=tuple(rows), extras=(r".*\.num_batches_tracked", r"linear\..*"))
 
 
 def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -126,7 +121,6 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     Raises:
       UserError: these are not the weights of such a network.
     """
-    shapes = {name.removeprefix("module."): shape for name, shape in shapes.items()}
     blocks = [int(m[1]) for name in shapes if (m := re.fullmatch(r"layer1\.(\d+)\.conv1\.weight", name))]
     if not blocks or "conv1.weight" not in shapes:
         raise UserError("These are no weights of a CIFAR ResNet: conv1.weight or layer1.0.conv1.weight is missing.")

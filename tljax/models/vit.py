@@ -231,11 +231,6 @@ RENAMES = tuple(
 """transformers 5's names in memory → names in files."""
 
 
-def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """What config.json leaves out: whether there is a pooler (classifiers are saved without one)."""
-    return {"add_pooling_layer": any(name.endswith("pooler.dense.weight") for name in shapes)}
-
-
 def _size(width: int, layers: int, heads: int, patch: int, image: int = 224) -> dict[str, Any]:
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     return {**sizes, "intermediate_size": 4 * width, "patch_size": patch, "image_size": image}
@@ -330,7 +325,6 @@ FAMILY = Family(
         ),
         "num_channels": channels_resize("backbone/embed/patch/kernel"),
     },
-    infer=infer,
 )
 
 DEIT = FAMILY._replace(

@@ -307,10 +307,11 @@ def _timing(run: Run) -> list[Html]:
         pairs.append(("wall time of the last part", duration(ends[-1]["seconds"])))
     speeds = sorted(record["steps_per_second"] for record in run.of("train") if record.get("steps_per_second"))
     if speeds:
-        pairs.append(("steps a second, median", number(float(speeds[len(speeds) // 2]))))
+        median = speeds[len(speeds) // 2]
+        pairs.append(("steps a second, median", f"{median:.3g}"))
         batch = (run.config.get("train") or {}).get("batch_size")
         if batch:
-            pairs.append(("examples a second, median", number(float(speeds[len(speeds) // 2] * batch))))
+            pairs.append(("examples a second, median", f"{median * batch:.3g}"))
     devices = run.about.get("devices") or {}
     pairs += [(f"device {name}", str(value)) for name, value in devices.items()]
     pairs += [(f"version of {name}", value) for name, value in (run.about.get("versions") or {}).items()]

@@ -17,7 +17,6 @@ from tljax.train.loop import Hook
 from tljax.train.records import Records
 from tljax.train.state import State
 
-
 SPEED_WINDOW = 50
 """Steps over which steps a second are averaged; the first step, which compiles, starts the clock."""
 

@@ -74,6 +74,17 @@ class Result(NamedTuple):
 CONTINUABLE = ("steps", "epochs", "eval_every", "save_every", "log_every", "keep_last", "patience")
 
 
+class _Run(NamedTuple):
+    """A job on its way: what the functions below share."""
+
+    job: Job
+    workdir: Path
+    records: Records
+    checkpoints: RunCheckpoints
+    best: hooks.Best
+    display: Display
+
+
 def train(job: Job, workdir: Path, *, display: Display) -> Result:
     """Trains `job` in `workdir`, from its newest intact checkpoint if there is one.
 
@@ -81,35 +92,43 @@ def train(job: Job, workdir: Path, *, display: Display) -> Result:
       UserError: the workdir belongs to another config, another pretrained tree or another live set.
       RunError: the loss is not finite, or the disk is full; the checkpoints are intact.
     """
-    started = time.monotonic()
     workdir = Path(workdir)
     claim(workdir, job.config, job.digests, job.summary)
-    records = Records(workdir)
     checkpoints = RunCheckpoints(workdir / "checkpoints", keep_last=job.settings.keep_last, say=display.say)
     best = hooks.Best(*job.main, job.settings.patience)
+    run = _Run(job, workdir, Records(workdir), checkpoints, best, display)
     try:
-        state, start = _restore(job, checkpoints, records, best, display)
-        hook, received, undo = hooks.stop_on_signals()
-        try:
-            with display.progress(start, job.steps):
-                state, step, reason = run_loop(
-                    job.step,
-                    state,
-                    job.batches(start),
-                    start=start,
-                    steps=job.steps,
-                    hooks=(*_hooks(job, workdir, records, checkpoints, best, display), hook),
-                )
-        finally:
-            undo()
-            checkpoints.wait()
-        if received() is not None:
-            return Result(state, step, reason, received(), {})
-        metrics = _conclude(job, state, step, checkpoints, records, best, time.monotonic() - started)
-        return Result(state, step, reason, None, metrics)
+        return _train(run)
     finally:
-        records.close()
+        run.records.close()
         checkpoints.close()
+
+
+def _train(run: _Run) -> Result:
+    job, started = run.job, time.monotonic()
+    state, start, seconds = _restore(run)
+
+    def elapsed() -> float:
+        return seconds + time.monotonic() - started
+
+    stop, received, undo = hooks.stop_on_signals()
+    try:
+        with run.display.progress(start, job.steps):
+            state, step, reason = run_loop(
+                job.step,
+                state,
+                job.batches(start),
+                start=start,
+                steps=job.steps,
+                hooks=(*_hooks(run, elapsed), stop),
+            )
+    finally:
+        undo()
+        run.checkpoints.wait()
+    if received() is not None:
+        return Result(state, step, reason, received(), {})
+    # A run that was finished before keeps the time that it took.
+    return Result(state, step, reason, None, _conclude(run, state, step, elapsed() if step > start else seconds))
 
 
 def tree_of(state: State) -> dict[str, Any]:
@@ -208,67 +227,67 @@ def check_digests(digests: Mapping[str, str], meta: Mapping[str, Any]) -> None:
             )
 
 
-def _restore(job: Job, checkpoints: RunCheckpoints, records: Records, best: hooks.Best, display: Display):
-    if not checkpoints.steps():
-        records.truncate(0)
-        return job.state, 0
-    tree, meta = checkpoints.restore(shapes_of(tree_of(job.state)))
+def _restore(run: _Run) -> tuple[State, int, float]:
+    """(state, steps done, seconds spent before)."""
+    job = run.job
+    if not run.checkpoints.steps():
+        run.records.truncate(0)
+        return job.state, 0, 0.0
+    tree, meta = run.checkpoints.restore(shapes_of(tree_of(job.state)))
     check_digests(job.digests, meta)
-    records.truncate(meta["offset"])
-    best.load(meta["best"])
-    display.say(f"continuing from step {meta['step']} of {job.steps}")
-    return restored(job.state, tree, meta["step"]), meta["step"]
+    run.records.truncate(meta["offset"])
+    run.best.load(meta["best"])
+    run.display.say(f"continuing from step {meta['step']} of {job.steps}")
+    return restored(job.state, tree, meta["step"]), meta["step"], meta["seconds"]
 
 
-def _hooks(job, workdir, records, checkpoints, best, display):
-    settings = job.settings
+def _hooks(run: _Run, elapsed: Callable[[], float]) -> list[hooks.Hook]:
+    job, records, best = run.job, run.records, run.best
 
     def meta(step: int) -> dict[str, Any]:
-        return {"step": step, "best": best.as_dict(), "offset": records.offset, "digests": dict(job.digests)}
+        fixed = {"step": step, "best": best.as_dict(), "digests": dict(job.digests)}
+        return {**fixed, "offset": records.offset, "seconds": round(elapsed(), 3)}
 
     log, settle = hooks.log(
         records,
-        every=settings.log_every,
+        every=job.settings.log_every,
         schedule=job.schedule,
-        show=display.step,
-        folder=workdir / "tensorboard",
+        show=run.display.step,
+        folder=run.workdir / "tensorboard",
     )
+
+    def keep_best(step: int, state: State) -> None:
+        settle()
+        run.checkpoints.save_best(step, tree_of(state), meta(step))
+
+    def save(step: int, state: State) -> None:
+        if best.step != step:  # the best was saved a moment ago
+            run.checkpoints.save(step, tree_of(state), meta(step))
+
     found = [log]
     if "validation" in job.evaluations:
+        evaluation = job.evaluations["validation"]
         found.append(
             hooks.evaluate(
-                job.evaluations["validation"],
-                records,
-                best,
-                every=job.interval,
-                last=job.steps,
-                keep=lambda step, state: (settle(), checkpoints.save_best(step, tree_of(state), meta(step))),
-                say=display.say,
+                evaluation, records, best, every=job.interval, last=job.steps, keep=keep_best, say=run.display.say
             )
         )
-    found.append(
-        hooks.save(
-            lambda step, state: checkpoints.save(step, tree_of(state), meta(step)),
-            every=settings.save_every or job.interval,
-            last=job.steps,
-            settle=settle,
-        )
-    )
-    return found
+    every = job.settings.save_every or job.interval
+    return [*found, hooks.save(save, every=every, last=job.steps, settle=settle)]
 
 
-def _conclude(job, state, step, checkpoints, records, best, seconds) -> dict[str, dict[str, float]]:
+def _conclude(run: _Run, state: State, step: int, seconds: float) -> dict[str, dict[str, float]]:
     """The numbers of the chosen checkpoint on every split, recorded."""
-    chosen = state
-    if checkpoints.has_best() and best.step != step:
-        tree, meta = checkpoints.restore(shapes_of(tree_of(job.state)), step="best")
-        chosen = restored(job.state, tree, meta["step"])
+    best, chosen, of_step = run.best, state, step
+    if run.checkpoints.has_best() and best.step != step:
+        tree, meta = run.checkpoints.restore(shapes_of(tree_of(run.job.state)), step="best")
+        chosen, of_step = restored(run.job.state, tree, meta["step"]), meta["step"]
     metrics = {"validation": best.numbers} if best.step is not None else {}
-    for split, run in job.evaluations.items():
+    for split, evaluation in run.job.evaluations.items():
         if split != "validation":
-            numbers, tables = run(chosen)
+            numbers, tables = evaluation(chosen)
             metrics[split] = numbers
-            records.write("evaluate", step=best.step or step, split=split, metrics=numbers, tables=tables)
+            run.records.write("evaluate", step=of_step, split=split, metrics=numbers, tables=tables)
     named = {"metric": best.metric, "value": best.value, "split": "validation"}
-    records.write("end", step=step, best_step=best.step, best=named, seconds=round(seconds, 3))
+    run.records.write("end", step=step, best_step=best.step, best=named, seconds=round(seconds, 3))
     return metrics

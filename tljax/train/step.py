@@ -1,6 +1,7 @@
 """The training step: differentiate the live leaves only, add up parts, divide once, update."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,85 +28,83 @@ def make_step(
     The key is folded with the step, so that randomness is a function of seed and step. Losses are divided by their
     weight over the whole batch, so one part or several give the same gradient.
     """
-
-    def evaluate(live, frozen, model_state, part, key, step):
-        params = merge(live, frozen, compute_dtype)
-        return method.loss(params, model_state, part, key, step)
-
-    def gradient(live, frozen, model_state, part, key, step, weights):
-        """(gradients, value of each loss, new model state, metrics) of one part."""
-
-        def values(live):
-            losses, new, metrics = evaluate(live, frozen, model_state, part, key, step)
-            total = weights or {name: jax.lax.stop_gradient(loss.weight) for name, loss in losses.items()}
-            shares = {name: loss.sum / jnp.maximum(total[name], 1e-9) for name, loss in losses.items()}
-            return shares, (new, metrics)
-
-        if method.combine is None:
-            (_, (shares, new, metrics)), grads = jax.value_and_grad(_summed(values), has_aux=True)(live)
-        else:
-            shares, pull, (new, metrics) = jax.vjp(values, live, has_aux=True)
-            grads = {name: pull(_one_hot(shares, name))[0] for name in shares}
-        return grads, shares, new, metrics
+    one_pass = method.combine is None
+    gradients = _gradients if accumulate == 1 else partial(_gradients_in_parts, count=accumulate)
 
     def step(state: State, frozen: dict, batches: Batches, key: jax.Array) -> tuple[State, dict]:
+        def loss(live, model_state, batches, key):
+            return method.loss(merge(live, frozen, compute_dtype), model_state, batches, key, state.step)
+
         key = jax.random.fold_in(key, state.step)
         model_state = {"batch_stats": state.batch_stats, "method": state.method}
-        if accumulate == 1:
-            grads, losses, model_state, metrics = gradient(
-                state.live, frozen, model_state, batches, key, state.step, None
-            )
-        else:
-            grads, losses, model_state, metrics = accumulated(state, frozen, model_state, batches, key)
+        grads, losses, model_state, metrics = gradients(loss, state.live, model_state, batches, key, one_pass=one_pass)
         if method.combine is not None:
             grads = method.combine(grads)
         updates, opt_state = optimizer.update(grads, state.optimizer, state.live)
         live = optax.apply_updates(state.live, updates)
-        params = merge(live, frozen, compute_dtype)
-        new = State(
+        renewed = State(
             step=state.step + 1,
             live=live,
             batch_stats=model_state["batch_stats"],
-            method=method.after_step(model_state["method"], params),
+            method=method.after_step(model_state["method"], merge(live, frozen, compute_dtype)),
             optimizer=opt_state,
         )
         report = {"loss": sum(losses.values()), "losses": losses, "metrics": metrics}
-        return new, {**report, "gradient_norm": optax.tree.norm(grads)}
-
-    def accumulated(state, frozen, model_state, batches, key):
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), dict(batches))
-        keys = jax.random.split(key, accumulate)
-
-        def weigh(part, key):
-            losses, _, _ = evaluate(state.live, frozen, model_state, part, key, state.step)
-            return {name: jax.lax.stop_gradient(loss.weight) for name, loss in losses.items()}
-
-        # Only the weights are used here, so the compiler drops the rest of this pass.
-        weights = jax.tree.map(lambda x: x.sum(0), jax.lax.map(lambda pk: weigh(*pk), (parts, keys)))
-
-        def body(carry, part_key):
-            model_state, grads, losses = carry
-            more, shares, model_state, metrics = gradient(
-                state.live, frozen, model_state, *part_key, state.step, weights
-            )
-            carry = (model_state, jax.tree.map(jnp.add, grads, more), jax.tree.map(jnp.add, losses, shares))
-            return carry, metrics
-
-        first = (jax.tree.map(lambda x: x[0], parts), keys[0])
-        shapes = jax.eval_shape(lambda p: gradient(state.live, frozen, model_state, *p, state.step, weights), first)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[:2])
-        (model_state, grads, losses), metrics = jax.lax.scan(body, (model_state, *zeros), (parts, keys))
-        return grads, losses, model_state, jax.tree.map(lambda x: x.mean(0), metrics)
+        return renewed, {**report, "gradient_norm": optax.tree.norm(grads)}
 
     return step
 
 
-def _summed(values: Callable) -> Callable:
-    def total(live):
-        shares, (new, metrics) = values(live)
-        return sum(shares.values()), (shares, new, metrics)
+def _gradients(loss, live, model_state, batches, key, *, one_pass, weights=None):
+    """(gradients, value of each loss, new model state, metrics) of a batch.
 
-    return total
+    Args:
+      loss: (live, model state, batches, key) → (named losses, model state, metrics).
+      live, model_state, batches, key: its arguments.
+      one_pass: one gradient of the sum of all losses; otherwise a dict with one for each loss.
+      weights: what each loss is divided by; None is its own weight.
+    """
+
+    def values(live):
+        losses, renewed, metrics = loss(live, model_state, batches, key)
+        total = _weights(losses) if weights is None else weights
+        shares = {name: entry.sum / jnp.maximum(total[name], 1e-9) for name, entry in losses.items()}
+        return shares, (renewed, metrics)
+
+    def summed(live):
+        shares, more = values(live)
+        return sum(shares.values()), (shares, more)
+
+    if one_pass:
+        (_, (shares, (renewed, metrics))), grads = jax.value_and_grad(summed, has_aux=True)(live)
+    else:
+        shares, pull, (renewed, metrics) = jax.vjp(values, live, has_aux=True)
+        grads = {name: pull(_one_hot(shares, name))[0] for name in shares}
+    return grads, shares, renewed, metrics
+
+
+def _gradients_in_parts(loss, live, model_state, batches, key, *, one_pass, count):
+    """As `_gradients`, from `count` parts of the batch, one after another."""
+    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), dict(batches))
+    keys = jax.random.split(key, count)
+    # Of this pass only the weights are used, so the compiler drops the rest of it.
+    weights = jax.lax.map(lambda part_key: _weights(loss(live, model_state, *part_key)[0]), (parts, keys))
+    gradients = partial(_gradients, loss, live, one_pass=one_pass, weights=jax.tree.map(lambda x: x.sum(0), weights))
+
+    def body(carry, part_key):
+        model_state, grads, losses = carry
+        more, shares, model_state, metrics = gradients(model_state, *part_key)
+        return (model_state, jax.tree.map(jnp.add, grads, more), jax.tree.map(jnp.add, losses, shares)), metrics
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(gradients, model_state, first, keys[0])[:2]
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (model_state, grads, losses), metrics = jax.lax.scan(body, (model_state, *zeros), (parts, keys))
+    return grads, losses, model_state, jax.tree.map(lambda x: x.mean(0), metrics)
+
+
+def _weights(losses: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: jax.lax.stop_gradient(entry.weight) for name, entry in losses.items()}
 
 
 def _one_hot(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
