@@ -22,8 +22,8 @@ def get_config() -> ConfigDict:
     config.strategy = dict(fine_tune=dict())
     config.optim = dict(name="adamw", learning_rate=5e-5, schedule="linear", warmup=0.1, weight_decay=0.01, clip=1.0)
     config.data = dict(
-        train=dict(source="tljax:trec", split="train", processor=dict(max_length=64)),
-        test=dict(source="tljax:trec", split="test", processor=dict(max_length=64)),
+        train=dict(source="tljax:trec", split="train", processor=dict(max_length=64, lengths=(16, 24, 32, 64))),
+        test=dict(source="tljax:trec", split="test", processor=dict(max_length=64, lengths=(16, 24, 32, 64))),
     )
     config.train = dict(batch_size=32, epochs=4, eval_batch_size=64)
     return config

@@ -177,3 +177,128 @@ def test_npz_arrays_and_pickled_objects(tmp_path):
     (tmp_path / "broken.npz").write_bytes((tmp_path / "model.npz").read_bytes()[:100])
     with pytest.raises(UserError, match="not an npz"):
         npz_format.open_tensors(tmp_path / "broken.npz")
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    entry = b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    header = b"{" + entry + b"," + entry + b"}"
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(UserError, match="names 'a' twice"):
+        safetensors_format.open_tensors(path)
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ({"a": "../elsewhere.safetensors"}, "not a file beside it"),
+        ({"a": "one.safetensors"}, r"one\.safetensors holds b, which the index leaves out"),
+        ({"a": "one.safetensors", "b": "two.safetensors"}, r"one\.safetensors holds b, which the index places in two"),
+        (["a"], "not an index"),
+    ],
+)
+def test_an_index_that_its_shards_contradict_is_refused(tmp_path, places, message):
+    save_file({"a": torch.ones(2), "b": torch.ones(3)}, tmp_path / "one.safetensors")
+    save_file({"b": torch.zeros(3)}, tmp_path / "two.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(UserError, match=message):
+        safetensors_format.open_tensors(index)
+
+
+def test_torch_dtypes_without_a_storage_of_their_own(tmp_path):
+    tensors = {"a": torch.arange(6).to(torch.uint16).reshape(2, 3).t(), "b": torch.ones(3).to(torch.float8_e4m3fn)}
+    torch.save(tensors, tmp_path / "model.pt")
+    found = torch_format.open_tensors(tmp_path / "model.pt")
+    assert all(_same(found[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_in_lists_are_read_and_equal_names_refused(tmp_path, zipped):
+    path = tmp_path / "model.pt"
+    torch.save({"a": [torch.ones(2), {"b": torch.zeros(1)}]}, path, _use_new_zipfile_serialization=zipped)
+    assert torch_format.open_tensors(path).keys() == {"a.0", "a.1.b"}
+    torch.save({"a.b": torch.ones(2), "a": {"b": torch.zeros(1)}}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="several tensors of the same name"):
+        torch_format.open_tensors(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x06\x00\x00\x00markerK\x01sb.",
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\x00\x00\x00__defaults__N}s\x86b.",
+        b"\x80\x02ccollections\nOrderedDict\n}X\x05\x00\x00\x00itemsK\x01sb.",
+        b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x01sb.",
+        b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.",
+        b"\x80\x04\x8c\x0bcollections\x8c\x15OrderedDict.fromkeys\x93.",
+        b"\x80\x02" + b"(" * 3000 + b"l" * 3000 + b".",
+    ],
+    ids=["attribute", "defaults", "class", "instance", "cycle", "dotted", "deep"],
+)
+def test_pickles_that_set_attributes_or_never_end_are_refused(tmp_path, content):
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data.pkl", content)
+    before = {name: vars(function).copy() for name, function in torch_format.REBUILD.items()}
+    with pytest.raises(UserError, match=r"model\.pt"):
+        torch_format.open_tensors(path)
+    assert {name: vars(function) for name, function in torch_format.REBUILD.items()} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(offset=4),
+        dict(offset=-1),
+        dict(size=(3, 3)),
+        dict(stride=(-1, 1)),
+        dict(stride=(1,)),
+        dict(size=(2.0, 2)),
+        dict(count=100),
+    ],
+    ids=str,
+)
+def test_tensors_beyond_their_storage_are_refused_when_the_file_is_opened(tmp_path, change):
+    marker = object()
+    given = {"offset": 0, "size": (2, 2), "stride": (2, 1), "count": 4, **change}
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return ("storage", torch.FloatStorage, "0", "cpu", given["count"]) if value is marker else None
+
+    class Lie:
+        def __reduce__(self):
+            arguments = (marker, given["offset"], given["size"], given["stride"], False, {})
+            return torch._utils._rebuild_tensor_v2, arguments
+
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        with archive.open("model/data.pkl", "w") as file:
+            Pickler(file, 2).dump({"a": Lie()})
+        archive.writestr("model/data/0", bytes(16))
+    with pytest.raises(UserError, match=r"model\.pt is damaged"):
+        torch_format.open_tensors(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_orders_and_dtypes(tmp_path, save):
+    arrays = {
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "half": np.ones((2, 2), np.float16),
+        "bfloat16": np.arange(4).astype(ml_dtypes.bfloat16),
+        "empty": np.zeros((0, 3)),
+    }
+    save(tmp_path / "model.npz", **arrays)
+    found = npz_format.open_tensors(tmp_path / "model.npz")
+    for name, array in arrays.items():
+        assert found[name].dtype == found[name].read().dtype == array.dtype
+        np.testing.assert_array_equal(found[name].read(), array)
+
+
+def test_a_bit_flipped_in_a_packed_npz_is_found(tmp_path):
+    np.savez_compressed(tmp_path / "model.npz", a=np.random.default_rng(0).normal(size=1000))
+    content = bytearray((tmp_path / "model.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "model.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.npz"):
+        npz_format.open_tensors(tmp_path / "model.npz")["a"].read()

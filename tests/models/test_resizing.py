@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.reference import distance, import_weights, make_model, run
+from tests.models.reference import distance, import_weights, leaf_shapes, make_model, run
 from tljax.base.errors import UserError
-from tljax.base.paths import flatten
 from tljax.models import FAMILIES, get_family
-from tljax.models.forward import init_variables
 from tljax.models.resizing import (
     bicubic_matrix,
     resize_channels,
@@ -100,15 +98,15 @@ ENTRIES = {
 @pytest.mark.parametrize("name, change", [(n, c) for n in FAMILIES for c in get_family(n).resizes])
 def test_a_resized_leaf_fits_the_resized_model(name, change):
     family, before = get_family(name), make_model(name, ENTRIES[name])
-    resize, params = family.resizes[change], flatten(init_variables(before, jax.random.key(0))["params"])
+    resize, old = family.resizes[change], leaf_shapes(before)
+    leaf = NORMAL(size=old[family.resizes[change].path]).astype(np.float32)
     for value in VALUES[change]:
         config = resize.config(before.config, value)
         after = before._replace(config=config, backbone=family.backbone(config))
-        shapes = flatten(jax.eval_shape(lambda m=after: init_variables(m, jax.random.key(0)))["params"])
-        changed = {path for path in shapes if shapes[path].shape != params[path].shape}
-        assert changed == {resize.path}
-        new = resize.resize(params[resize.path], before.config, value, jax.random.key(1))
-        assert new.shape == shapes[resize.path].shape
+        shapes = leaf_shapes(after)
+        assert {path for path in shapes if shapes[path] != old[path]} == {resize.path}
+        new = resize.resize(leaf, before.config, value, jax.random.key(1))
+        assert new.shape == shapes[resize.path]
         assert family.configure({**ENTRIES[name], **resize.source(ENTRIES[name], value)}) == config
 
 

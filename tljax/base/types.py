@@ -43,6 +43,7 @@ class Resize(NamedTuple):
       source: (config.json as a dict, new value) → entries to set in config.json.
       resize: (array, family config before, new value, rng key) → array.
       undoable: whether export can return to the checkpoint's own shape without loss.
+      how: the method, in a few words, for the note that reports the change.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Resize(NamedTuple):
     source: Callable[[Mapping[str, Any], Any], dict[str, Any]]
     resize: Callable[..., Any]
     undoable: bool
+    how: str = ""
 
 
 class Family(NamedTuple):

@@ -1,6 +1,6 @@
 """From an experiment to a compiled step and a job: live and frozen leaves, optimizer, shardings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,7 +113,7 @@ def make_job(experiment: Experiment) -> Job:
         return parts.step(state, parts.frozen, batches, parts.key)
 
     def batches(start: int):
-        stream = _train_batches(experiment, start)
+        stream = training_batches(experiment, start)
         return to_device(({"train": batch} for batch in stream), sharding)
 
     def evaluation(name: str):
@@ -144,7 +144,8 @@ def make_job(experiment: Experiment) -> Job:
     )
 
 
-def _train_batches(experiment: Experiment, start: int):
+def training_batches(experiment: Experiment, start: int) -> Iterator[dict[str, Any]]:
+    """The batches of `config.data.train` from step `start` on, on the host."""
     entry, source = experiment.entries["train"], experiment.sources["train"]
     if entry.class_weights not in (None, "balanced"):
         raise UserError(
@@ -214,7 +215,7 @@ def summary(experiment: Experiment) -> dict[str, Any]:
 def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
     """The table of stages, and the FLOPs of the compiled step and of a forward pass on the same batch."""
     parts = training(experiment)
-    batch = next(iter(_train_batches(experiment, 0)))
+    batch = next(iter(training_batches(experiment, 0)))
     batches = {"train": jax.device_put(batch, batch_sharding(experiment.mesh))}
     step = parts.step.lower(parts.state, parts.frozen, batches, parts.key).compile()
     params = merge(parts.state.live, parts.frozen, jnp.dtype(experiment.settings.compute_dtype))

@@ -20,21 +20,24 @@ class Note(NamedTuple):
 
     Attributes:
       change: its name.
-      path: the leaf, or "head".
-      before: shape.
-      after: shape.
+      path: the leaf, "head" or "extras".
+      before: its shape, or what stood there.
+      after: likewise.
+      how: the method.
       undoable: whether export can return to the checkpoint's shape without loss.
     """
 
     change: str
     path: str
-    before: tuple[int, ...] | None
-    after: tuple[int, ...] | None
+    before: Any
+    after: Any
+    how: str
     undoable: bool
 
     def __str__(self) -> str:
         back = "export can undo it" if self.undoable else "export cannot undo it"
-        return f"adapted {self.change}: {self.path} {self.before} → {self.after}; {back}"
+        how = f" ({self.how})" if self.how else ""
+        return f"adapted {self.change}: {self.path} {self.before} → {self.after}{how}; {back}"
 
 
 def adapt(
@@ -68,20 +71,33 @@ def adapt(
     for i, (name, value) in enumerate(changes.items()):
         resize = family.resizes[name]
         before = flat[resize.path]
-        flat[resize.path] = resize.resize(before, config, value, jax.random.fold_in(rng, i))
+        flat[resize.path] = jnp.array(resize.resize(before, config, value, jax.random.fold_in(rng, i)), copy=True)
         config = resize.config(config, value)
         entries.update(resize.source(entries, value))
-        notes.append(Note(name, resize.path, before.shape, flat[resize.path].shape, resize.undoable))
-    model = model._replace(config=config, backbone=family.backbone(config), source=json.dumps(entries))
+        notes.append(Note(name, resize.path, before.shape, flat[resize.path].shape, resize.how, resize.undoable))
+    extras = dict(variables.get("extras", {}))
+    if changes:
+        model = model._replace(config=config, backbone=family.backbone(config), source=json.dumps(entries, indent=2))
+        # Counters fit any shape; heads that nobody uses and buffers have the shapes of before.
+        stale = [name for name, extra in extras.items() if extra.ndim]
+        extras = {name: extra for name, extra in extras.items() if name not in stale}
+        if stale:
+            what = ", ".join(changes)
+            notes.append(Note(what, "extras", ", ".join(stale), "none", "they have the shapes of before", False))
     params = unflatten(flat)
     if head is not None:
         params.pop("head", None)
         made = init_head(model, head, jax.random.fold_in(rng, len(changes)))
         if made:
             params["head"] = made
-        notes.append(Note("head", "head", None, tuple(x.shape for x in jax.tree.leaves(made)), False))
+        notes.append(Note("head", "head", _kind(model.head), _kind(head), "by its own initialisers", False))
         model = model._replace(head=head)
-    return model, {**variables, "params": params}, tuple(notes)
+    return model, {**variables, "params": params, "extras": extras}, tuple(notes)
+
+
+def _kind(head: Any) -> str:
+    classes = f" of {head.classes} classes" if hasattr(head, "classes") else ""
+    return "none" if head is None else f"{type(head).__name__}{classes}"
 
 
 def init_head(model: Model, head: Any, rng: jax.Array) -> dict[str, Any]:

@@ -10,15 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.base.errors import UserError
+from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import lookup, suggest
 from tljax.base.types import Family, HeadFormat, Model, Pretrained
 from tljax.base.weights import Table
 from tljax.checkpoints import FORMATS
-from tljax.checkpoints.convert import collections_of, coverage, fit, flat_of, import_leaves
+from tljax.checkpoints.convert import Fit, collections_of, coverage, fit, flat_of, import_leaves, is_finite
 from tljax.checkpoints.digest import file_sha256
 from tljax.checkpoints.locate import locate
-from tljax.checkpoints.tensors import Tensor
+from tljax.checkpoints.sentence_transformers import read_layout
+from tljax.checkpoints.tensors import Tensor, open_shards
 from tljax.models import FAMILIES, get_family
 from tljax.models.forward import init_variables
 from tljax.sharding import shardings
@@ -58,7 +59,8 @@ def load_pretrained(
 
     Args:
       source: a local folder or file, `hf:owner/name[@revision]`, `package:NAME/PATH`, or a path of another file system.
-      dtype: of the floating leaves; None keeps the stored dtypes.
+        A config.json beside a file belongs to it.
+      dtype: of the leaves; None keeps the stored dtypes.
       mesh: leaves go straight to their shards by the family's rules; None puts them on the default device.
       family: for checkpoints that do not say it themselves (`model_type` in config.json).
       sha256: expected digest of the weight file.
@@ -70,25 +72,62 @@ def load_pretrained(
     Raises:
       UserError: no such checkpoint; a damaged file; weights that do not fit, every fault in one message.
     """
+    kind = None if dtype is None else _floating(dtype)
     place = locate(source)
     folder, file = (place, weight_file(place)) if place.is_dir() else (place.parent, place)
-    if sha256 is not None and (found := file_sha256(file)) != sha256:
-        raise UserError(
-            f"{file} has the sha256 {found}, and the config expects {sha256}: it is another or damaged file."
-        )
-    text, entries = read_config(folder) if place.is_dir() else ("{}", {})
+    _check_sha256(file, sha256)
+    text, entries = read_config(folder)
+    if not place.is_dir() and family not in (None, entries.get("model_type")):
+        # A file that stands by chance beside another model's config.json.
+        text, entries = "{}", {}
     sources = open_weights(file)
     family_entry = _family(family, entries, place)
     if not entries and family_entry.infer is not None:
         entries = family_entry.infer({name: tensor.shape for name, tensor in sources.items()})
-        text = json.dumps({"model_type": family_entry.name, **entries})
+        text = json.dumps({"model_type": family_entry.name, **entries}, indent=2)
     model, table = describe(family_entry, entries, sources, text)
+    if model.head is None and (dense := read_layout(folder)) is not None:
+        model, sources = model._replace(head=dense.head), {**sources, **dense.tensors}
+        table = table._replace(rows=(*table.rows, *dense.rows))
     targets = flat_of(_shapes(model))
     fitted = fit(table, sources, targets, file=str(file))
-    leaves = import_leaves(fitted, _placer(family_entry, targets, dtype, mesh), allow_nonfinite=allow_nonfinite)
+    _check_width(fitted, kind)
+    place_leaf = _placer(family_entry, targets, kind, mesh, allow_nonfinite)
+    leaves = import_leaves(fitted, place_leaf, allow_nonfinite=allow_nonfinite)
     variables = collections_of({path: leaves[path] for path in targets})
-    variables["extras"] = {name: np.array(tensor.read()) for name, tensor in fitted.extras.items()}
-    return Pretrained(model, variables, _processor(folder, entries) if place.is_dir() else None)
+    # In C's order, which the writers of tensors take for granted.
+    variables["extras"] = {name: np.array(tensor.read(), order="C") for name, tensor in fitted.extras.items()}
+    return Pretrained(model, variables, _processor(folder, entries) if entries and text != "{}" else None)
+
+
+def _floating(dtype: Any) -> np.dtype:
+    try:
+        kind = jnp.dtype(dtype)
+    except TypeError as error:
+        raise UserError(f"dtype is {dtype!r}. {suggest(dtype, ('float32', 'bfloat16', 'float16'))}") from error
+    if not jnp.issubdtype(kind, jnp.floating):
+        raise UserError(f"dtype is {dtype!r}, and the leaves of a model are floating.")
+    return kind
+
+
+def _check_sha256(file: Path, expected: str | None) -> None:
+    if expected is None:
+        return
+    if file.name.endswith(".index.json"):
+        raise UserError(f"sha256 speaks of one file, and {file} names several. Leave it out.")
+    if (found := file_sha256(file)) != expected.lower():
+        raise UserError(
+            f"{file} has the sha256 {found}, and the config expects {expected}: it is another or damaged file."
+        )
+
+
+def _check_width(fitted: Fit, kind: np.dtype | None) -> None:
+    """Without x64 JAX turns 64-bit floats into 32-bit ones silently; then the bits that come in do not go out."""
+    if kind is None and not jax.config.jax_enable_x64:
+        wide = [name for r in fitted.rows for name in r.theirs if fitted.sources[name].dtype.itemsize == 8]
+        raise_faults(
+            "Tensors are stored as float64. Give dtype='float32', or set JAX_ENABLE_X64=1 to keep them so:", wide
+        )
 
 
 def weight_file(folder: Path) -> Path:
@@ -104,10 +143,8 @@ def weight_file(folder: Path) -> Path:
 
 def open_weights(file: Path) -> dict[str, Tensor]:
     """The tensors of a weight file, by its suffix."""
-    if file.name == "pytorch_model.bin.index.json":
-        places = json.loads(file.read_text(encoding="utf8"))["weight_map"]
-        shards = {shard: open_weights(file.parent / shard) for shard in sorted(set(places.values()))}
-        return {name: shards[shard][name] for name, shard in places.items()}
+    if file.name.endswith(".bin.index.json"):
+        return open_shards(file, open_weights)
     if file.suffix not in SUFFIXES:
         raise UserError(f"{file}: weights are files that end in {', '.join(SUFFIXES)}.")
     return lookup(FORMATS, SUFFIXES[file.suffix], what="checkpoint format")(file)
@@ -118,11 +155,13 @@ def read_config(folder: Path) -> tuple[str, dict[str, Any]]:
     path = folder / "config.json"
     if not path.is_file():
         return "{}", {}
-    text = path.read_text(encoding="utf8")
     try:
+        text = path.read_text(encoding="utf8")
         entries = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(entries, dict):
+        raise UserError(f"{path} holds no JSON object.")
     return text, entries
 
 
@@ -139,18 +178,21 @@ def _family(name: str | None, entries: Mapping[str, Any], place: Path) -> Family
 def describe(
     family: Family, entries: Mapping[str, Any], sources: Mapping[str, Tensor], text: str
 ) -> tuple[Model, Table]:
-    """The model that the tensors are, and the table that reads them: prefix, pooler and head are told by the names."""
+    """The model that the tensors are, and the table that reads them: prefix, pooler and head are told by the names.
+
+    A checkpoint may lack the pooler (language models are saved without one); then so does the model, unless its head
+    reads it. The entry `add_pooling_layer` of the family's config says so; the reference keeps no such entry.
+    """
     config = family.configure(entries)
     prefix = max(family.prefixes, key=lambda p: coverage(family.table(config, p), sources))
-    if getattr(config, "add_pooling_layer", False):
+    head_format = _head_format(family, config, entries, sources)
+    head = None if head_format is None else head_format.head(config, entries)
+    if getattr(config, "add_pooling_layer", False) and getattr(head, "pool", None) != "pooled":
         without = family.configure({**entries, "add_pooling_layer": False})
         with_pooler, plain = (coverage(family.table(c, prefix), sources) for c in (config, without))
         config = config if with_pooler > plain else without
     table = family.table(config, prefix)
-    head_format = _head_format(family, config, entries, sources)
-    head = None
     if head_format is not None:
-        head = head_format.head(config, entries)
         table = table._replace(rows=(*table.rows, *head_format.rows(config)))
     return Model(family.name, config, family.backbone(config), head, text), table
 
@@ -158,18 +200,28 @@ def describe(
 def _head_format(
     family: Family, config: Any, entries: Mapping[str, Any], sources: Mapping[str, Tensor]
 ) -> HeadFormat | None:
-    for architecture in entries.get("architectures") or ():
-        found = family.heads.get(architecture)
-        if found and all(name in sources for entry in found.rows(config) for name in entry.theirs):
-            return found
-    return None
+    """The class that config.json names, if it is one of ours and any of its tensors is there (others that it misses are
+    faults); where config.json names none, the class whose tensors are all there."""
+    names = {
+        name: [tensor in sources for entry in format_.rows(config) for tensor in entry.theirs]
+        for name, format_ in family.heads.items()
+    }
+    stated = entries.get("architectures") or ()
+    found = [name for name in stated if any(names.get(name, ()))] if stated else [n for n in names if all(names[n])]
+    return family.heads[found[0]] if found else None
 
 
 def _shapes(model: Model) -> dict[str, Any]:
     return jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
 
 
-def _placer(family: Family, targets: Mapping[str, Any], dtype: Any, mesh: jax.sharding.Mesh | None):
+def _placer(
+    family: Family,
+    targets: Mapping[str, Any],
+    kind: np.dtype | None,
+    mesh: jax.sharding.Mesh | None,
+    allow_nonfinite: bool,
+):
     """(path, array) → leaf on its device or devices, never sharing memory with a map of the file."""
     where = {}
     if mesh is not None:
@@ -177,11 +229,18 @@ def _placer(family: Family, targets: Mapping[str, Any], dtype: Any, mesh: jax.sh
         where = shardings(rules, targets, mesh)
 
     def place(path: str, array: np.ndarray) -> jax.Array:
-        if dtype is not None and array.dtype.kind not in "iub":
-            array = array.astype(jnp.dtype(dtype))
-        if mesh is None:
-            return jnp.array(array, copy=True)
-        return jax.make_array_from_callback(array.shape, where[path], lambda index: np.array(array[index]))
+        if kind is not None and array.dtype != kind:
+            with np.errstate(over="ignore"):
+                array = array.astype(kind)
+            if not allow_nonfinite and not is_finite(array):
+                raise UserError(f"{path} holds values that {kind} cannot hold. Use dtype='bfloat16' or 'float32'.")
+        if mesh is not None:
+            return jax.make_array_from_callback(array.shape, where[path], lambda index: np.array(array[index]))
+        leaf = jax.device_put(array)
+        # A device on the host takes an aligned array as it is, a map of the file too, whatever `may_alias` says of an
+        # array of NumPy's; of its own arrays it makes a copy, without a temporary.
+        aliased = leaf.unsafe_buffer_pointer() == array.ctypes.data
+        return jax.device_put(leaf, leaf.sharding, may_alias=False) if aliased else leaf
 
     return place
 

@@ -1,24 +1,34 @@
 """`save_pretrained`: a model and its variables as the folder that the reference library loads back."""
 
+import dataclasses
+import functools
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
 from tljax.base.errors import RunError, UserError
 from tljax.base.types import Family, HeadFormat, Model
 from tljax.checkpoints.convert import export_leaves, flat_of
-from tljax.checkpoints.sentence_transformers import write_layout
+from tljax.checkpoints.sentence_transformers import check_layout, write_layout
 from tljax.models import get_family
 from tljax.models.heads import Classifier, Embedding
 
 SHARD_BYTES = 5_000_000_000
+
+OURS = re.compile(
+    r"config\.json|(model|pytorch_model).*\.(safetensors|bin|npz|json)|modules\.json|sentence_bert_config\.json"
+    r"|config_sentence_transformers\.json|\d+_\w+"
+)
+"""Files of a folder that describe a model: an export takes their place, so that none speaks of the model before."""
 
 
 def save_pretrained(
@@ -39,28 +49,27 @@ def save_pretrained(
     Args:
       model: with its head.
       variables: as `load_pretrained` returns them.
-      folder: made anew; a folder of that name that holds a model before is replaced.
+      folder: made anew, or a folder that holds a model, whose files are replaced; other files in it stay.
       processor: saved beside the weights (tokenizer, preprocessor_config.json).
       classes: names of the labels, for `id2label`.
 
     Raises:
-      UserError: neither library has a class for the head.
+      UserError: neither library has a class for the head; `folder` holds something else than a model.
       RunError: the folder cannot be written.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
+    if folder.exists() and not _may_replace(folder):
+        raise UserError(f"{folder} exists and holds no model (no config.json). Name another one, or remove it.")
     family = get_family(model.family)
-    entries = json.loads(model.source)
     chosen = _format(family, model.head)
-    write = _writer(family, model, variables, entries, chosen, classes)
+    write = _writer(family, model, variables, chosen, classes, processor)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
         temporary.mkdir(parents=True)
         write(temporary)
         if processor is not None:
             processor.save(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        _replace(folder, temporary)
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error}") from error
     finally:
@@ -68,21 +77,41 @@ def save_pretrained(
     return folder
 
 
+def _may_replace(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / "config.json").is_file() or not any(folder.iterdir()))
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Puts `new` in the place of `folder`; what in it is of no model moves over."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = new.with_name(f"{new.name}.old")
+    folder.rename(old)
+    new.rename(folder)
+    for entry in old.iterdir():
+        if not OURS.fullmatch(entry.name) and not (folder / entry.name).exists():
+            entry.rename(folder / entry.name)
+    shutil.rmtree(old)
+
+
 def _format(family: Family, head: Any) -> HeadFormat | None:
     """The reference's class for `head`, if there is one."""
     return next((f for f in family.heads.values() if head is not None and f.matches(head)), None)
 
 
-def _writer(family, model, variables, entries, chosen, classes):
+def _writer(family, model, variables, chosen, classes, processor):
     """The function that fills a folder, after everything that can be refused was."""
     if chosen is not None or model.head is None:
-        return lambda folder: write_model(folder, family, model, variables, entries, chosen, classes)
+        return lambda folder: write_model(folder, family, model, variables, chosen, classes)
     if isinstance(model.head, (Classifier, Embedding)) and "input_ids" in family.inputs(model.config):
-        bare = model._replace(head=None)
+        check_layout(model.head)
+        longest = getattr(processor, "max_length", None) or model.config.max_position_embeddings
 
         def write(folder: Path) -> None:
-            write_model(folder, family, bare, variables, entries, None, None)
-            write_layout(folder, model.head, variables["params"].get("head", {}), model.config)
+            write_model(folder, family, model, variables, None, classes)
+            head = variables["params"].get("head", {})
+            write_layout(folder, model.head, head, width=model.config.hidden_size, max_length=longest)
 
         return write
     raise UserError(
@@ -97,23 +126,62 @@ def write_model(
     family: Family,
     model: Model,
     variables: Mapping[str, Any],
-    entries: Mapping[str, Any],
     chosen: HeadFormat | None,
     classes: Sequence[str] | None,
 ) -> None:
-    """config.json and model.safetensors."""
+    """config.json and model.safetensors, with the head if the class `chosen` writes it."""
     flat = flat_of(variables)
-    extras = variables.get("extras", {})
+    extras = variables.get("extras", {}) if model.head is None else _without_heads(family, model, variables)
     prefix = chosen.prefix if chosen else _prefix(family, model.config, extras)
     table = family.table(model.config, prefix)
     tensors = export_leaves(table, flat)
-    entries = {"model_type": family.name, **entries}
     if chosen is not None:
         tensors.update(export_leaves(table._replace(rows=chosen.rows(model.config)), flat))
-        entries.update(architectures=[chosen.architecture], **chosen.describe(model.head, classes))
-    tensors.update(_kept(family, extras, tensors, prefix, foreign=chosen is None))
+    foreign = prefix != family.prefixes[-1] and chosen is None
+    tensors.update(_kept(family, extras, tensors, prefix))
+    entries = _entries(family, model, chosen, classes, foreign=foreign)
+    entries.update(_stored_dtype(entries, tensors))
     (folder / "config.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf8")
     write_tensors(folder, tensors)
+
+
+def _entries(
+    family: Family, model: Model, chosen: HeadFormat | None, classes: Sequence[str] | None, *, foreign: bool
+) -> dict[str, Any]:
+    """config.json: the source's, or that of our config where there was none, with what head and class are."""
+    entries = json.loads(model.source)
+    if "model_type" not in entries:
+        entries = {"model_type": family.name, **dataclasses.asdict(model.config), **entries}
+    # The reference tells by the class, not by an entry, whether there is a pooler.
+    entries.pop("add_pooling_layer", None)
+    if chosen is not None:
+        entries["architectures"] = [chosen.architecture]
+    elif not foreign:
+        entries["architectures"] = [f"{next(iter(family.heads), family.name).partition('For')[0]}Model"]
+    describe = chosen.describe if chosen else next((f.describe for f in family.heads.values()), None)
+    count = getattr(model.head, "classes", None)
+    if describe is not None and count is not None:
+        names = entries.get("id2label") or {}
+        known = [names[str(i)] for i in range(count)] if set(names) == {str(i) for i in range(count)} else None
+        entries.update(describe(model.head, classes or known))
+    return entries
+
+
+def _stored_dtype(entries: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The entry that tells transformers in what dtype to load: the widest stored one, for trained leaves widen."""
+    stated = "dtype" if "dtype" in entries else "torch_dtype"
+    kinds = {x.dtype for x in tensors.values() if jnp.issubdtype(x.dtype, jnp.floating)}
+    if not kinds or (len(kinds) == 1 and stated not in entries):
+        return {}
+    widest = functools.reduce(jnp.promote_types, kinds)
+    return {stated if stated in entries else "dtype": str(widest)}
+
+
+def _without_heads(family: Family, model: Model, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The extras that are buffers of the backbone's own modules: a head of ours takes the place of others."""
+    modules = _modules(name for entry in family.table(model.config, "").rows for name in entry.theirs)
+    extras = variables.get("extras", {})
+    return {name: x for name, x in extras.items() if _strip(family, name).rpartition(".")[0] in modules}
 
 
 def _prefix(family: Family, config: Any, extras: Mapping[str, np.ndarray]) -> str:
@@ -124,18 +192,12 @@ def _prefix(family: Family, config: Any, extras: Mapping[str, np.ndarray]) -> st
 
 
 def _kept(
-    family: Family, extras: Mapping[str, np.ndarray], tensors: Mapping[str, Any], prefix: str, *, foreign: bool
+    family: Family, extras: Mapping[str, np.ndarray], tensors: Mapping[str, Any], prefix: str
 ) -> dict[str, np.ndarray]:
-    """The extras to write: buffers of the model's own modules, and foreign heads that no head of ours replaces."""
+    """The extras under the names to write: buffers of the backbone have its prefix, heads have none."""
     parents = _modules(tensors)
-    kept = {}
-    for name, tensor in extras.items():
-        inner = f"{prefix}{_strip(family, name)}"
-        if inner.rpartition(".")[0] in parents:
-            kept[inner] = tensor
-        elif foreign:
-            kept[name] = tensor
-    return kept
+    inner = {name: f"{prefix}{_strip(family, name)}" for name in extras}
+    return {inner[name] if inner[name].rpartition(".")[0] in parents else name: x for name, x in extras.items()}
 
 
 def _strip(family: Family, name: str) -> str:

@@ -259,11 +259,13 @@ FAMILY = Family(
             "backbone/embed/words/embedding",
             "vocab_size",
             lambda array, before, value, rng: resize_vocabulary(array, value, rng),
+            how="cut at the end, or grown by rows near the mean",
         ),
         "max_position_embeddings": entry_resize(
             "backbone/embed/positions/embedding",
             "max_position_embeddings",
             lambda array, before, value, rng: resize_positions(array, value),
+            how="cut at the end, or repeated from the start",
         ),
     },
 )

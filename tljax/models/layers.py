@@ -38,7 +38,10 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        y = x.astype(kernel.dtype) @ kernel
+        # One matrix, not a batch of them: XLA's kernel gradient takes 41 ms from (32, 64, 384) to 1536 on CPU, and 16
+        # from (2048, 384).
+        y = x.reshape(-1, x.shape[-1]).astype(kernel.dtype) @ kernel
+        y = y.reshape(*x.shape[:-1], self.features)
         return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else y
 
 

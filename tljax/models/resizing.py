@@ -87,13 +87,14 @@ def resize_vocabulary(table: Any, count: int, rng: jax.Array) -> np.ndarray:
     return np.concatenate([table, rows.astype(table.dtype)])
 
 
-def entry_resize(path: str, entry: str, resize: Callable[[Any, Any, Any, Any], Any]) -> Resize:
+def entry_resize(path: str, entry: str, resize: Callable[[Any, Any, Any, Any], Any], *, how: str) -> Resize:
     """A `Resize` whose new value is one entry of the config, under the same name in config.json.
 
     Args:
       path: the leaf, under `params/`.
       entry: of the family's config and of config.json.
       resize: (array, config before, new value, rng key) → array.
+      how: the method, in a few words.
     """
 
     def config(before: Any, value: Any) -> Any:
@@ -103,9 +104,14 @@ def entry_resize(path: str, entry: str, resize: Callable[[Any, Any, Any, Any], A
         return {entry: value}
 
     # Export writes the new shape. No resize here is undone without loss: trained rows and channels have been mixed.
-    return Resize(path=path, config=config, source=source, resize=resize, undoable=False)
+    return Resize(path=path, config=config, source=source, resize=resize, undoable=False, how=how)
 
 
 def channels_resize(path: str) -> Resize:
     """Another number of input channels."""
-    return entry_resize(path, "num_channels", lambda array, before, value, rng: resize_channels(array, value))
+    return entry_resize(
+        path,
+        "num_channels",
+        lambda array, before, value, rng: resize_channels(array, value),
+        how="channels summed or repeated, so that equal channels give what they gave",
+    )

@@ -322,6 +322,7 @@ FAMILY = Family(
             source=_image_size_entry,
             resize=_resize_image,
             undoable=False,
+            how="the grid of positions interpolated",
         ),
         "num_channels": channels_resize("backbone/embed/patch/kernel"),
     },

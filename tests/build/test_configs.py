@@ -1,0 +1,50 @@
+"""Every config is traced; the configs that need real data or weights read them from TLJAX_DATA and TLJAX_WEIGHTS."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from tljax.build.experiment import build
+from tljax.build.running import evaluation_batches, placed, predictor
+from tljax.build.training import inspect_experiment, training, training_batches
+from tljax.cli.config import load_config
+
+CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.py"))
+EMBEDDED = ("quickstart",)  # needs nothing that is not installed
+
+
+def _build(path: Path, request, **sections):
+    if path.stem not in EMBEDDED:
+        request.getfixturevalue("data_dir")
+        request.getfixturevalue("weights_dir")
+    config = {**load_config(path), "mesh": {"data": 1}}
+    return build({**config, **sections})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_is_built_and_traced(path, request):
+    experiment = _build(path, request)
+    text = path.read_text()
+    assert all(word in text for word in ("python launch.py", "Expected", "Cost")), "the docstring says how and what"
+    name = next(iter(experiment.sources))
+    batch = next(iter(evaluation_batches(experiment, name)))
+    predictions = jax.eval_shape(predictor(experiment), *placed(experiment), batch)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(predictions)} <= {batch["weight"].shape[0]}
+    if "train" in experiment.sources and experiment.config.get("optim"):
+        parts = training(experiment)
+        batch = next(iter(training_batches(experiment, 0)))
+        state, metrics = jax.eval_shape(parts.step, parts.state, parts.frozen, {"train": batch}, parts.key)
+        before = jax.tree.map(lambda x: (x.shape, x.dtype), parts.state)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == before
+        assert metrics["loss"].shape == ()
+
+
+def test_the_linear_probe_costs_a_forward_pass(request):
+    path = next(p for p in CONFIGS if p.stem == "quickstart")
+    experiment = _build(path, request, strategy={"linear_probe": {}})
+    found = inspect_experiment(experiment)
+    assert found["flops"]["step"] <= 1.05 * found["flops"]["forward"]
+    assert found["total"]["gradient_bytes"] == found["total"]["live"] * 4 == (384 * 8 + 8) * 4
+    whole = inspect_experiment(_build(path, request))
+    assert whole["flops"]["step"] > 2.5 * whole["flops"]["forward"]

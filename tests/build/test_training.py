@@ -1,0 +1,132 @@
+"""Experiments on a tiny BERT: what is frozen stays, strategies compose, meshes agree, traps stay shut."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.tiny import save_config, save_csv, save_tiny_bert
+from tljax.base.errors import UserError
+from tljax.base.paths import flatten
+from tljax.build.experiment import build
+from tljax.build.training import make_job, training, with_leaves
+from tljax.cli.config import load_config
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    path = save_config(folder / "config.py", save_tiny_bert(folder / "bert"), save_csv(folder / "data.csv"))
+    return load_config(path)
+
+
+def _steps(experiment, count=3):
+    job = make_job(experiment)
+    state, batches = job.state, job.batches(0)
+    for _ in range(count):
+        state, metrics = job.step(state, next(batches))
+    return state, metrics
+
+
+@pytest.mark.parametrize(
+    ("strategy", "live"),
+    [
+        ({"linear_probe": {}}, ("head/",)),
+        ({"last_k": {"k": 1}}, ("backbone/block1/", "head/")),
+        ({"freeze": {"rules": ["embed", "block0"]}}, ("backbone/block1/", "head/")),
+        ({"freeze": {"rules": [["backbone/.*/bias|head/.*", "live"], ["backbone/.*", "frozen"]]}}, None),
+        ({"fine_tune": {}, "layer_decay": {"rate": 0.5}}, ("backbone/", "head/")),
+    ],
+    ids=str,
+)
+def test_only_what_the_strategy_names_moves(config, strategy, live):
+    experiment = build({**config, "strategy": strategy})
+    state, _ = _steps(experiment)
+    before = flatten(experiment.variables["params"])
+    after = flatten(with_leaves(experiment, state.live, state.batch_stats)["params"])
+    moved = {path for path in before if not np.array_equal(before[path], after[path])}
+    assert moved
+    if live is not None:
+        assert all(path.startswith(live) for path in moved)
+    else:
+        assert all(path.endswith("bias") or path.startswith("head/") for path in moved)
+    for path in before.keys() - moved:
+        assert np.asarray(before[path]).tobytes() == np.asarray(after[path]).tobytes()
+    assert not any(path.startswith("backbone/pooler") for path in moved), "a mean-pooled task does not run the pooler"
+
+
+def test_layer_decay_slows_the_lower_stages(config):
+    experiment = build({**config, "strategy": {"layer_decay": {"rate": 0.5}}})
+    rates = experiment.plan.rates
+    lower, upper = (rates[f"backbone/{stage}/mlp/up/kernel"] for stage in ("block0", "block1"))
+    assert lower == upper / 2 < 1
+
+
+def test_scratch_starts_from_other_values_and_fine_tuning_from_the_checkpoints(config):
+    tuned, scratch = (build({**config, "strategy": {name: {}}}) for name in ("fine_tune", "scratch"))
+    one, two = (flatten(e.variables["params"]) for e in (tuned, scratch))
+    assert one.keys() == two.keys()
+    path = "backbone/block0/mlp/up/kernel"
+    assert not np.allclose(one[path], two[path])
+    assert build({**config, "seed": 1, "strategy": {"scratch": {}}}).variables["params"]["backbone"]["block0"]["mlp"][
+        "up"
+    ]["kernel"].sum() != pytest.approx(float(two[path].sum()))
+
+
+@pytest.mark.parametrize("mesh", [{"data": 4}, {"data": 2, "fsdp": 2}, {"fsdp": 2, "tensor": 2}], ids=str)
+def test_a_mesh_equals_one_device(config, mesh, tmp_path):
+    checkpoint = save_tiny_bert(tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    still = {**config, "model": {"source": str(checkpoint)}}
+    (one, first), (many, second) = (_steps(build({**still, "mesh": m})) for m in ({"data": 1}, mesh))
+    np.testing.assert_allclose(first["loss"], second["loss"], rtol=1e-4)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(many)} == {4}
+    for path, leaf in one.live.items():
+        # Adam divides by the root of the second moment, which magnifies rounding where gradients vanish.
+        np.testing.assert_allclose(leaf, many.live[path], atol=2e-4)
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_masters(config):
+    experiment = build({**config, "train": {**config["train"], "compute_dtype": "bfloat16"}})
+    parts = training(experiment)
+    assert {leaf.dtype for leaf in parts.state.live.values()} == {np.dtype("float32")}
+    _, metrics = _steps(experiment)
+    assert np.isfinite(float(metrics["loss"]))
+    half = build(
+        {**config, "train": {**config["train"], "compute_dtype": "bfloat16"}, "strategy": {"linear_probe": {}}}
+    )
+    assert {leaf.dtype.name for leaf in training(half).frozen.values()} == {"bfloat16"}
+
+
+def test_accumulated_parts_equal_the_whole_batch(config, tmp_path):
+    checkpoint = save_tiny_bert(tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    still = {**config, "model": {"source": str(checkpoint)}}
+    whole, _ = _steps(build(still), 1)
+    parts, _ = _steps(build({**still, "train": {**config["train"], "accumulate": 4}}), 1)
+    for path, leaf in whole.live.items():
+        np.testing.assert_allclose(leaf, parts.live[path], atol=1e-4)
+
+
+def test_no_step_is_compiled_twice(config):
+    job = make_job(build(config))
+    state, batches = job.state, job.batches(0)
+    state, _ = job.step(state, next(batches))
+    with jax.log_compiles(False), jax.no_tracing():
+        for _ in range(3):
+            state, _ = job.step(state, next(batches))
+    assert int(state.step) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {}}, "names no data"),
+        ({"model": {}}, "needs a source"),
+        ({"model": {"family": "bert", "variant": "bert-bse-uncased"}}, "Did you mean 'bert-base-uncased'"),
+        ({"surprise": {}}, "config.surprise"),
+        ({"train": {"steps": 2, "epochs": 1}}, "both steps and epochs"),
+        ({"optim": {"name": "adamw"}}, "learning_rate is required"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_said(config, change, message):
+    with pytest.raises(UserError, match=message):
+        make_job(build({**config, **change}))
