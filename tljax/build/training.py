@@ -213,20 +213,27 @@ def summary(experiment: Experiment) -> dict[str, Any]:
 
 
 def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
-    """The table of stages, and the FLOPs of the compiled step and of a forward pass on the same batch."""
-    parts = training(experiment)
-    batch = next(iter(training_batches(experiment, 0)))
-    batches = {"train": jax.device_put(batch, batch_sharding(experiment.mesh))}
-    step = parts.step.lower(parts.state, parts.frozen, batches, parts.key).compile()
-    params = merge(parts.state.live, parts.frozen, jnp.dtype(experiment.settings.compute_dtype))
-    ahead = predictor(experiment).lower(params, parts.state.batch_stats, batches["train"]).compile()
-    flops = {"step": step.cost_analysis()["flops"], "forward": ahead.cost_analysis()["flops"]}
-    shapes = {name: list(value.shape) for name, value in batch["inputs"].items()}
+    """The table of stages, and the FLOPs of the compiled step and of a forward pass on the same batch.
+
+    A config without training data or without an optimizer (an evaluation, a probe) has a forward pass only.
+    """
+    settings, sharding = experiment.settings, batch_sharding(experiment.mesh)
     strategies = ", ".join(experiment.config.get("strategy") or ["fine_tune"])
-    return {
-        **stage_table(experiment, parts.state.live, parts.frozen, optimizer_bytes(parts.state)),
-        "title": f"{experiment.model.family}, {experiment.task.name}, strategy {strategies}",
-        "flops": flops,
-        "inputs": shapes,
-        "batch": experiment.settings.batch_size,
-    }
+    found = {"title": f"{experiment.model.family}, {experiment.task.name}, strategy {strategies}", "flops": {}}
+    if "train" in experiment.sources and experiment.config.get("optim"):
+        parts = training(experiment)
+        live, frozen, stats = parts.state.live, parts.frozen, parts.state.batch_stats
+        batch = jax.device_put(next(training_batches(experiment, 0)), sharding)
+        step = parts.step.lower(parts.state, frozen, {"train": batch}, parts.key).compile()
+        found["flops"]["step"] = step.cost_analysis()["flops"]
+        table = stage_table(experiment, live, frozen, optimizer_bytes(parts.state))
+    else:
+        live, frozen, _ = split_leaves(experiment)
+        stats = experiment.variables["batch_stats"]
+        batch = jax.device_put(next(evaluation_batches(experiment, next(iter(experiment.sources)))), sharding)
+        trains = "train" in experiment.sources
+        table = stage_table(experiment, live if trains else {}, frozen if trains else {**frozen, **live}, {})
+    params = merge(live, frozen, jnp.dtype(settings.compute_dtype))
+    ahead = predictor(experiment).lower(params, stats, batch).compile()
+    found["flops"]["forward"] = ahead.cost_analysis()["flops"]
+    return {**found, **table, "batch": batch["weight"].shape[0]}

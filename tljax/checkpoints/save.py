@@ -137,6 +137,10 @@ def write_model(
     tensors = export_leaves(table, flat)
     if chosen is not None:
         tensors.update(export_leaves(table._replace(rows=chosen.rows(model.config)), flat))
+    if "model_type" not in json.loads(model.source):
+        # No checkpoint gave torch's counters of batches, which the reference's batch norms have.
+        norms = [name.removesuffix(".running_mean") for name in tensors if name.endswith(".running_mean")]
+        tensors.update({f"{norm}.num_batches_tracked": np.zeros((), np.int64) for norm in norms})
     foreign = prefix != family.prefixes[-1] and chosen is None
     tensors.update(_kept(family, extras, tensors, prefix))
     entries = _entries(family, model, chosen, classes, foreign=foreign)

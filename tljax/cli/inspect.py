@@ -29,11 +29,11 @@ def run(arguments: Arguments) -> int:
 
 
 def stage_table(summary: dict) -> Table:
-    """The table of stages, with a row of sums."""
+    """The table of stages, with a row of sums; sizes are per device."""
     table = Table(title=summary["title"], title_justify="left")
-    table.add_column("stage")
-    for name in ("parameters", "live", "rate", "parameter bytes", "gradient bytes", "optimizer bytes"):
-        table.add_column(name, justify="right")
+    table.add_column("stage", no_wrap=True)
+    for name in ("parameters", "live", "rate", "memory", "gradients", "optimizer"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in [*summary["stages"], {"stage": "total", "rate": None, **summary["total"]}]:
         live = f"{row['live']:,}" if row["live"] else "frozen"
         table.add_row(
@@ -41,9 +41,17 @@ def stage_table(summary: dict) -> Table:
             f"{row['parameters']:,}",
             live,
             _rate(row["rate"]),
-            *(f"{row[name]:,}" for name in ("parameter_bytes", "gradient_bytes", "optimizer_bytes")),
+            *(_size(row[name]) for name in ("parameter_bytes", "gradient_bytes", "optimizer_bytes")),
         )
     return table
+
+
+def _size(count: int) -> str:
+    """Bytes, in the unit that leaves up to three digits before the point."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
 
 
 def _rate(rate) -> str:
