@@ -31,5 +31,5 @@ def get_config() -> ConfigDict:
         test=dict(**text, hold_out=750, take="held_out", skip=250),
     )
     config.train = dict(batch_size=32, epochs=10, eval_every=1000, eval_batch_size=50, log_every=4)
-    config.probe = dict(C=1.0)
+    config.probe = dict(C=10.0)
     return config
