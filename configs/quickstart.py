@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.task = dict(name="classification", pool="mean", normalize=False)
     config.strategy = dict(fine_tune=dict())
     config.optim = dict(
-        name="adamw", learning_rate=1e-4, schedule="linear", warmup=0.1, weight_decay=0.01, clip=1.0, head_rate=10.0
+        name="adamw", learning_rate=1.5e-4, schedule="linear", warmup=0.1, weight_decay=0.01, clip=1.0, head_rate=10.0
     )
     text = dict(source="tljax:scipy_docs", split="all", processor=dict(max_length=32, lengths=(16, 32)))
     config.data = dict(
@@ -30,6 +30,6 @@ def get_config() -> ConfigDict:
         validation=dict(**text, hold_out=750, take="held_out", limit=250),
         test=dict(**text, hold_out=750, take="held_out", skip=250),
     )
-    config.train = dict(batch_size=32, epochs=10, eval_every=1000, eval_batch_size=50, log_every=4)
+    config.train = dict(batch_size=32, epochs=8, eval_every=1000, eval_batch_size=50, log_every=4)
     config.probe = dict(C=10.0)
     return config

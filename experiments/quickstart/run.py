@@ -19,7 +19,7 @@ from tljax.cli.main import main as launch
 CONFIG = "configs/quickstart.py"
 QUESTION = "Which SciPy module does this docstring describe? 8 labelled texts a class, 8 classes."
 SENTENCES = (
-    "Compute the eigenvalues of a symmetric matrix.",
+    "Evaluate the Bessel function of the first kind.",
     "Design a low-pass filter and apply it to a sampled waveform.",
     "Test whether two samples come from the same distribution.",
 )
@@ -112,7 +112,7 @@ def iterate(records):
 
 def conclude(workdir: Path, rows: list[dict], console: Console, started: float) -> int:
     """Table, report, export of the best, predictions."""
-    from tljax.reports.comparison import comparison_table, write_comparison
+    from tljax.reports.comparison import comparison_table, verdict, write_comparison
 
     # The choice is made on validation data; the test accuracies are what the table shows.
     chosen = max((row for row in rows if "validation" in row), key=lambda row: sum(row["validation"]))
@@ -126,6 +126,7 @@ def conclude(workdir: Path, rows: list[dict], console: Console, started: float) 
     )
     console.rule("result")
     Console().print(comparison_table(rows))
+    print(verdict(rows))
     code = launch(["export", f"--workdir={run}", f"--output={workdir / 'export'}"])
     if code:
         return code

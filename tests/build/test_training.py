@@ -122,7 +122,6 @@ def test_no_step_is_compiled_twice(config):
         ({"model": {}}, "needs a source"),
         ({"model": {"family": "bert", "variant": "bert-bse-uncased"}}, "Did you mean 'bert-base-uncased'"),
         ({"surprise": {}}, "config.surprise"),
-        ({"train": {"steps": 2, "epochs": 1}}, "both steps and epochs"),
         ({"optim": {"name": "adamw"}}, "learning_rate is required"),
     ],
     ids=str,

@@ -14,7 +14,7 @@ class Settings(NamedTuple):
 
     Attributes:
       batch_size: examples a step, over all devices and all accumulated parts.
-      steps: optimizer steps in all; give this or `epochs`.
+      steps: optimizer steps in all; where it is given, it counts and not `epochs`.
       epochs: passes over the training data, may be a fraction; rounded up to whole steps.
       eval_batch_size: examples a step of an evaluation; None is `batch_size`.
       eval_every: steps between evaluations on `data.validation`; None is once an epoch.
@@ -46,8 +46,6 @@ class Settings(NamedTuple):
             raise UserError(
                 f"config.train.compute_dtype is {self.compute_dtype!r}. {suggest(self.compute_dtype, COMPUTE_DTYPES)}"
             )
-        if self.steps is not None and self.epochs is not None:
-            raise UserError("config.train has both steps and epochs; give one of them.")
         for name in ("batch_size", "log_every", "accumulate", "keep_last"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise UserError(
