@@ -10,10 +10,8 @@ import numpy as np
 from tljax import losses, metrics
 from tljax.base.errors import UserError
 from tljax.base.types import Task
-from tljax.models.heads import Classifier
+from tljax.models.heads import STARTS, Classifier
 from tljax.tasks.spec import TaskSpec, choose, choose_dropout, choose_pool, output_of
-
-INITS = ("zeros", "normal")
 
 
 def classification(
@@ -39,7 +37,7 @@ def classification(
       pool: one of `spec.pools`, or "own".
       normalize: scale the pooled vector to length 1 first.
       dropout: rate before the dense layer; None is the checkpoint's.
-      init: "zeros" or "normal" (truncated, deviation 0.02).
+      init: "zeros", "normal" (truncated, deviation 0.02) or "he" (deviation √(2 / D)).
       threshold: the probability from which a class counts as predicted, with several labels.
 
     Returns:
@@ -57,7 +55,7 @@ def classification(
         uses = output_of(getattr(module, "pool", spec.own_pool))
     else:
         pool = choose_pool(spec, pool)
-        init = choose("init", init, INITS)
+        init = choose("init", init, tuple(STARTS))
         module = Classifier(len(spec.classes), pool, normalize, choose_dropout(spec, dropout), init)
         uses = output_of(pool)
     common = {

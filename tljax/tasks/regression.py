@@ -5,10 +5,9 @@ import jax.numpy as jnp
 from tljax import losses, metrics
 from tljax.base.errors import UserError
 from tljax.base.types import Task
-from tljax.models.heads import Classifier
+from tljax.models.heads import STARTS, Classifier
 from tljax.tasks.spec import TaskSpec, choose, choose_dropout, choose_pool, output_of
 
-INITS = ("zeros", "normal")
 METRICS = {"rmse": "min", "pearson": "max", "spearman": "max"}
 
 
@@ -30,7 +29,7 @@ def regression(
       pool: one of `spec.pools`, or "own".
       normalize: scale the pooled vector to length 1 first.
       dropout: rate before the dense layer; None is the checkpoint's.
-      init: "zeros" or "normal" (truncated, deviation 0.02).
+      init: "zeros", "normal" (truncated, deviation 0.02) or "he" (deviation √(2 / D)).
       mean: what the layer's 0 means, in the unit of the labels.
       scale: what the layer's 1 means beyond that; the error is squared in this unit.
       main: the metric that chooses: "rmse", "pearson" or "spearman".
@@ -45,7 +44,7 @@ def regression(
         raise UserError(f"config.task.scale is {scale!r}; it must be above 0.")
     main = choose("main", main, tuple(METRICS))
     pool = choose_pool(spec, pool)
-    module = Classifier(1, pool, normalize, choose_dropout(spec, dropout), choose("init", init, INITS))
+    module = Classifier(1, pool, normalize, choose_dropout(spec, dropout), choose("init", init, tuple(STARTS)))
 
     def predict(outputs):
         return {"score": outputs["logits"][:, 0].astype(jnp.float32) * scale + mean}
