@@ -122,6 +122,15 @@ def test_no_step_is_compiled_twice(config):
         ({"model": {}}, "needs a source"),
         ({"model": {"family": "bert", "variant": "bert-bse-uncased"}}, "Did you mean 'bert-base-uncased'"),
         ({"surprise": {}}, "config.surprise"),
+        (
+            {
+                "data": {
+                    "train": {"source": "csv:a.csv", "hold_out": 0.1},
+                    "validation": {"source": "csv:a.csv", "hold_out": 0.2, "take": "held_out"},
+                }
+            },
+            "different hold_out: 0.1 and 0.2",
+        ),
         ({"optim": {"name": "adamw"}}, "learning_rate is required"),
     ],
     ids=str,

@@ -5,6 +5,7 @@ pretrained backbone), task and head, method, strategies, and random values where
 has its own key, so that one choice does not move another's random numbers.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -119,22 +120,18 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     fresh_head = not own_head and "head" in variables["params"]
     stages = tuple(s for s in model.backbone.stages if s != stop)
 
-    method = _named(methods.TABLE, config.get("method"), "supervised", "method", (_forward(model, stop, ()), task))
-    wing, method_state = method.init(jax.random.fold_in(key, 2), None)
+    def method_with(train_stages: tuple[str, ...]) -> Method:
+        given = (_forward(model, stop, train_stages), task)
+        return _named(methods.TABLE, config.get("method"), "supervised", "method", given)
+
+    # Which stages train follows from the paths, and some paths are the method's own: so it is made twice.
+    wing, method_state = method_with(()).init(jax.random.fold_in(key, 2), None)
     if wing:
         variables["params"]["method"] = wing
 
     paths = used_paths(variables, stop)
     plan = _plan(config.get("strategy") or {"fine_tune": {}}, stages, paths)
     variables = _reset(model, variables, plan, jax.random.fold_in(key, 3))
-    train_stages = _training_stages(plan, stages, variables)
-    method = _named(
-        methods.TABLE,
-        config.get("method"),
-        "supervised",
-        "method",
-        (_forward(model, stop, train_stages), task),
-    )
     return Experiment(
         config=dict(config),
         seed=seed,
@@ -146,7 +143,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
         entries=entries,
         sources=sources,
         task=task,
-        method=method,
+        method=method_with(_training_stages(plan, stages, variables)),
         method_state=method_state,
         plan=plan,
         stages=stages,
@@ -176,7 +173,24 @@ def _check_batches(settings: Settings, mesh: Any) -> None:
 
 
 def _entries(section: Mapping[str, Any]) -> dict[str, Entry]:
-    return {name: call(Entry, (), options, where=f"config.data.{name}") for name, options in section.items()}
+    entries = {name: call(Entry, (), options, where=f"config.data.{name}") for name, options in section.items()}
+    raise_faults("The entries of config.data overlap:", _overlaps(entries))
+    return entries
+
+
+def _overlaps(entries: Mapping[str, Entry]) -> list[str]:
+    """What is held out of a split must be held out of what trains on it, by the same choice."""
+    faults = []
+    for (one, a), (two, b) in itertools.combinations(entries.items(), 2):
+        related = "train" in (one, two) or None not in (a.hold_out, b.hold_out)
+        if (a.source, a.split) == (b.source, b.split) and a.take != b.take and related:
+            unlike = [f for f in ("hold_out", "classes", "seed") if getattr(a, f) != getattr(b, f)]
+            faults += [
+                f"{one} and {two} take two sides of {a.source} ({a.split}), with different {field}: "
+                f"{getattr(a, field)!r} and {getattr(b, field)!r}."
+                for field in unlike
+            ]
+    return faults
 
 
 def open_entries(config: Mapping[str, Any], *, data_dir: str | None = None) -> dict[str, Source]:
@@ -221,6 +235,8 @@ def _processor(name: str, entry: Entry, processor: Any, section: ModelSection, m
         processor = ImageProcessor()
     if processor is None:
         raise UserError(f"The checkpoint {section.source} carries no tokenizer, and config.data.{name} holds text.")
+    if hasattr(model.config, "vocab_size") and hasattr(processor, "check_vocabulary"):
+        processor.check_vocabulary(model.config.vocab_size)
     return processor.replace(**{**section.processor, **(entry.processor or {})})
 
 
