@@ -29,7 +29,7 @@ FLOORS = {
     "methods": 2,
     "train": 3,
     "features": 3,
-    "build": 4,
+    "assembly": 4,
     "cli": 5,
 }
 """Room → floor, as in docs/design.md. A room imports itself and lower floors."""

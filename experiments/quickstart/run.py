@@ -87,7 +87,7 @@ def tf_idf(seeds: int) -> dict:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    from tljax.build.experiment import open_entries
+    from tljax.assembly.experiment import open_entries
 
     row = {"name": PLAIN, "values": [], "seconds": []}
     for seed in range(seeds):

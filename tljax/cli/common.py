@@ -23,14 +23,14 @@ def need_workdir(arguments: Arguments) -> Path:
 
 def build_experiment(arguments: Arguments):
     """The experiment of the command line."""
-    from tljax.build.experiment import build
+    from tljax.assembly.experiment import build
 
     return build(need_config(arguments), data_dir=arguments.data_dir)
 
 
 def chosen_variables(experiment, workdir: Path | None, say) -> tuple[dict, int | None]:
     """(variables, step): of the run's best checkpoint, else its newest, else as loaded (step None)."""
-    from tljax.build.training import trained_variables
+    from tljax.assembly.training import trained_variables
 
     found = trained_variables(experiment, workdir, say=say) if workdir is not None else None
     return found or (experiment.variables, None)

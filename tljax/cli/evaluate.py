@@ -8,7 +8,7 @@ from tljax.cli.main import Arguments
 def run(arguments: Arguments) -> int:
     """Evaluates the run's best checkpoint; without a run, the pretrained model itself."""
     experiment = build_experiment(arguments)
-    from tljax.build.running import evaluate_as_is
+    from tljax.assembly.running import evaluate_as_is
     from tljax.train.display import Display
     from tljax.train.records import Records
 

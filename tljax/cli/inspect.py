@@ -9,7 +9,7 @@ from tljax.cli.main import Arguments
 def run(arguments: Arguments) -> int:
     """Prints each stage with its parameters, what is live, rates, bytes per device, and the compiled FLOPs."""
     experiment = build_experiment(arguments)
-    from tljax.build.training import inspect_experiment
+    from tljax.assembly.training import inspect_experiment
     from tljax.train.display import Display
 
     display = Display()

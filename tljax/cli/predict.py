@@ -15,7 +15,7 @@ def run(arguments: Arguments) -> int:
     """Predicts for every input; writes to `--output`, to the run's `predictions/`, and without both to the screen."""
     records = gather(arguments.options.text, arguments.options.input)
     experiment = build_experiment(arguments)
-    from tljax.build.running import predict_records
+    from tljax.assembly.running import predict_records
     from tljax.train.display import Display
 
     variables, step = chosen_variables(experiment, arguments.workdir, Display().say)

@@ -16,8 +16,8 @@ def run(arguments: Arguments) -> int:
     """
     started = time.monotonic()
     config = {**need_config(arguments), "strategy": {"linear_probe": {}}}
-    from tljax.build.experiment import build
-    from tljax.build.running import run_probe
+    from tljax.assembly.experiment import build
+    from tljax.assembly.running import run_probe
     from tljax.train.display import Display
 
     experiment = build(config, data_dir=arguments.data_dir)
@@ -45,7 +45,7 @@ def _mean(numbers: list[dict[str, float]]) -> dict[str, float]:
 
 def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, seconds: float) -> Path:
     """Config, records, weights and report of a probe, as of any run."""
-    from tljax.build.training import digests, save_probe, summary
+    from tljax.assembly.training import digests, save_probe, summary
     from tljax.reports.run import write_run_report
     from tljax.train.job import claim
     from tljax.train.records import Records

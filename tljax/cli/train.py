@@ -10,7 +10,7 @@ def run(arguments: Arguments) -> int:
     """Trains in `--workdir`; the same command continues a run that was stopped."""
     workdir = need_workdir(arguments)
     experiment = build_experiment(arguments)
-    from tljax.build.training import make_job
+    from tljax.assembly.training import make_job
     from tljax.reports.run import write_run_report
     from tljax.train.display import Display
     from tljax.train.job import train

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tljax.assembly.experiment import Experiment
 from tljax.base.errors import UserError
 from tljax.base.tables import call
 from tljax.base.types import Source
-from tljax.build.experiment import Experiment
 from tljax.data.streams import eval_stream
 from tljax.models.forward import forward
 from tljax.models.heads import Embedding

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import jax
 
 from tljax import methods, strategies, tasks
+from tljax.assembly.sections import SECTIONS, Entry, ModelSection
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
 from tljax.base.tables import call, lookup, suggest
 from tljax.base.types import Method, Model, Plan, Source, Task
-from tljax.build.sections import SECTIONS, Entry, ModelSection
 from tljax.checkpoints.adapt import adapt, init_head, output_shapes
 from tljax.checkpoints.load import load_pretrained
 from tljax.data.processors import ImageProcessor

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from tests.tiny import save_config, save_csv, save_tiny_bert
+from tljax.assembly.experiment import build
+from tljax.assembly.training import make_job, training, with_leaves
 from tljax.base.errors import UserError
 from tljax.base.paths import flatten
-from tljax.build.experiment import build
-from tljax.build.training import make_job, training, with_leaves
 from tljax.cli.config import load_config
 
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax import optim
+from tljax.assembly.experiment import Experiment, used_paths
+from tljax.assembly.running import evaluation_batches, predictor
+from tljax.assembly.summary import optimizer_bytes, stage_table
 from tljax.base.errors import UserError
 from tljax.base.paths import flatten, unflatten
 from tljax.base.tables import call, suggest
-from tljax.build.experiment import Experiment, used_paths
-from tljax.build.running import evaluation_batches, predictor
-from tljax.build.summary import optimizer_bytes, stage_table
 from tljax.checkpoints.digest import tree_digest
 from tljax.checkpoints.run import RunCheckpoints
 from tljax.data.streams import train_stream

@@ -5,9 +5,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from tljax.build.experiment import build
-from tljax.build.running import evaluation_batches, placed, predictor
-from tljax.build.training import inspect_experiment, training, training_batches
+from tljax.assembly.experiment import build
+from tljax.assembly.running import evaluation_batches, placed, predictor
+from tljax.assembly.training import inspect_experiment, training, training_batches
 from tljax.cli.config import load_config
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.py"))

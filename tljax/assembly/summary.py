@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tljax.build.experiment import Experiment
+from tljax.assembly.experiment import Experiment
 from tljax.train.state import State
 
 
