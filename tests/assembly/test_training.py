@@ -72,6 +72,40 @@ def test_scratch_starts_from_other_values_and_fine_tuning_from_the_checkpoints(c
     ]["kernel"].sum() != pytest.approx(float(two[path].sum()))
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "images.npz"
+    generator = np.random.default_rng(0)
+    np.savez(path, image=generator.integers(0, 256, (24, 8, 8, 3), np.uint8), label=np.arange(24) % 2)
+    return {
+        "model": {"family": "cifar_resnet", "variant": {"blocks": 1, "widths": [4, 4, 8]}},
+        "optim": {"name": "sgd", "learning_rate": 0.1},
+        "data": {"train": {"source": f"npz:{path}", "processor": {"size": 8}}},
+        "train": {"batch_size": 8, "steps": 3},
+        "mesh": {"data": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("strategy", "moving"),
+    [
+        ({"linear_probe": {}}, ()),
+        ({"last_k": {"k": 1}}, ("stage2_block0",)),
+        ({"fine_tune": {"batch_stats": "frozen"}}, ()),
+        ({"linear_probe": {"batch_stats": "train"}}, ("embed", "stage0_block0", "stage1_block0", "stage2_block0")),
+    ],
+    ids=str,
+)
+def test_running_statistics_move_where_the_strategy_says(images, strategy, moving):
+    experiment = build({**images, "strategy": strategy})
+    before = flatten(experiment.variables["batch_stats"]["backbone"])
+    before = {path: np.asarray(leaf).copy() for path, leaf in before.items()}
+    state, _ = _steps(experiment)
+    after = flatten(state.batch_stats["backbone"])
+    moved = {path.split("/")[0] for path in before if not np.array_equal(before[path], after[path])}
+    assert moved == set(moving)
+
+
 @pytest.mark.parametrize("mesh", [{"data": 4}, {"data": 2, "fsdp": 2}, {"fsdp": 2, "tensor": 2}], ids=str)
 def test_a_mesh_equals_one_device(config, mesh, tmp_path):
     checkpoint = save_tiny_bert(tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
