@@ -5,7 +5,7 @@ is MTEB's (Muennighoff et al. 2023).
 
     python launch.py evaluate --config=configs/minilm_stsb.py --data_dir=DATA
 
-Expected: Spearman 0.8203 ± 0.0002 on the English test set. Cost: about 15 s on 2 cores.
+Expected: Spearman 0.8203 ± 0.0002 on the English test set. Cost: about 25 s on 2 cores.
 """
 
 from ml_collections import ConfigDict

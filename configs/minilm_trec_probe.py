@@ -6,7 +6,7 @@ L2-normalised embeddings.
     python launch.py probe --config=configs/minilm_trec_probe.py --data_dir=DATA
 
 Expected: accuracy 0.914 ± 0.004 on the official test set (scikit-learn on PyTorch's embeddings: 0.9140).
-Cost: about 30 s on 2 cores.
+Cost: about 1 minute on 2 cores.
 """
 
 from ml_collections import ConfigDict

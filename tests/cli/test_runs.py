@@ -104,6 +104,8 @@ def test_predict_reads_text_files_and_folders(trained, tmp_path, capsys):
     code = main(["predict", f"--workdir={workdir}", "--text=green green calm", f"--input={tmp_path}"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert code == 0
+    kept = (workdir / "predictions" / "latest.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in kept] == lines
     assert [line["text"] for line in lines] == ["green green calm", "red warm", "green cold", "red"]
     assert lines[-1]["id"] == "seven"
     for line in lines:

@@ -12,7 +12,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 def run(arguments: Arguments) -> int:
-    """Predicts for every input; writes to `--output`, to the run's `predictions/`, and without both to the screen."""
+    """Predicts for every input; writes to `--output`, else to the screen and to the run's predictions/latest.jsonl."""
     records = gather(arguments.options.text, arguments.options.input)
     experiment = build_experiment(arguments)
     from tljax.assembly.running import predict_records
@@ -24,12 +24,17 @@ def run(arguments: Arguments) -> int:
     lines = predict_records(experiment._replace(variables=variables), records)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     if arguments.options.output:
-        path = Path(arguments.options.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf8")
-    else:
-        sys.stdout.write(text)
+        _write(Path(arguments.options.output), text)
+        return 0
+    sys.stdout.write(text)
+    if arguments.workdir is not None:
+        _write(arguments.workdir / "predictions" / "latest.jsonl", text)
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf8")
 
 
 def gather(texts: list[str], inputs: list[str]) -> list[dict]:
