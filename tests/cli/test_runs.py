@@ -44,6 +44,12 @@ def numbers(workdir: Path) -> list[dict]:
     return [{k: v for k, v in record.items() if k not in timed} for record in records(workdir)]
 
 
+def leaf_digests(workdir: Path, step: int) -> dict[str, dict]:
+    """Shape, dtype and digest of every leaf of a checkpoint: parameters, optimizer, statistics."""
+    record = workdir / "checkpoints" / str(step) / "record" / "metadata"
+    return json.loads(record.read_text())["leaves"]
+
+
 def test_a_run_learns_and_leaves_its_records(trained):
     _, workdir = trained
     found = records(workdir)
@@ -180,6 +186,7 @@ def test_sigterm_saves_and_the_same_command_ends_with_the_same_bits(parts):
     for target in (workdir, once):
         subprocess.run([*command, f"--workdir={target}"], cwd=ROOT, env=environment, check=True, capture_output=True)
     assert numbers(workdir) == numbers(once)
+    assert leaf_digests(workdir, 400) == leaf_digests(once, 400)
 
 
 @pytest.mark.parametrize(

@@ -181,13 +181,6 @@ class Loss(NamedTuple):
     weight: Any
 
 
-def weighted_sum(gradients: Mapping[str, Any]) -> Any:
-    """The default way to combine gradients by loss: their plain sum (weights are inside the losses)."""
-    import jax
-
-    return jax.tree.map(lambda *leaves: sum(leaves), *gradients.values())
-
-
 class Method(NamedTuple):
     """An objective. A method is built by `method(forward, task, **options) -> Method`.
 

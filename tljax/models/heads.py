@@ -8,8 +8,6 @@ import jax.numpy as jnp
 
 from tljax.models.layers import Dense
 
-POOLS = ("pooled", "cls", "mean")
-
 STARTS = {
     "zeros": nn.initializers.zeros,
     # Deviation 0.02 before the truncation at 2, as the references publish it; 0.0176 after.
