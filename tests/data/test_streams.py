@@ -1,5 +1,6 @@
 """Streams: order by seed and step alone, nothing dropped, nothing counted twice, errors that come through."""
 
+import dataclasses
 import importlib.resources
 import itertools
 import json
@@ -222,3 +223,28 @@ def test_a_worker_s_error_is_a_user_error_too(images):
     source = images._replace(records=[{"id": "torn.png", "image": b"\x89PNG", "label": 0}])
     with pytest.raises(UserError, match=r"The image 'torn\.png' cannot be decoded"):
         next(train_stream(source, PIXELS, batch_size=2, workers=1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reversal:
+    """A processor that makes its own targets, at random in training."""
+
+    makes_targets = True
+    random = True
+
+    def example(self, record, rng=None):
+        shift = 0 if rng is None else int(rng.integers(1, 1000))
+        return {"x": np.array(record["number"], np.int32), "y": np.array(record["number"] + shift, np.int32)}
+
+    def collate(self, examples):
+        columns = {name: np.stack([example[name] for example in examples]) for name in ("x", "y")}
+        return {"inputs": {"x": columns["x"]}, "targets": {"y": columns["y"]}}
+
+
+def test_a_processor_may_make_the_targets_from_the_whole_record():
+    source = Source([{"id": i, "number": i, "label": object()} for i in range(5)], None, "numbers")
+    batches = list(eval_stream(source, Reversal(), batch_size=2))
+    assert np.concatenate([b["targets"]["y"] for b in batches])[:5].tolist() == [0, 1, 2, 3, 4]
+    first, again = (next(train_stream(source, Reversal(), batch_size=4, seed=s)) for s in (3, 3))
+    assert np.array_equal(first["targets"]["y"], again["targets"]["y"])
+    assert np.all(first["targets"]["y"] > first["inputs"]["x"])

@@ -96,3 +96,10 @@ def test_a_format_matches_the_heads_that_it_reads_and_no_others():
     bert, deit = get_family("bert").heads, get_family("deit").heads
     assert not bert["BertForSequenceClassification"].matches(Classifier(3, pool="mean"))
     assert not deit["DeiTForImageClassification"].matches(DistilledClassifier(3))
+
+
+def test_the_last_token_is_the_last_that_the_mask_marks():
+    hidden = jnp.arange(24, dtype=jnp.float32).reshape(3, 4, 2)
+    mask = jnp.asarray([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1]])
+    found = pool({"hidden": hidden, "mask": mask}, "last")
+    assert np.array_equal(found, hidden[jnp.arange(3), jnp.asarray([3, 1, 3])])

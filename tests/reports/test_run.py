@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from tljax.reports import plots
 from tljax.reports.records import read_run
@@ -101,6 +102,27 @@ def test_the_report_is_one_well_formed_file_that_tells_the_records(tmp_path):
     assert "<script>alert(1)</script>" in text  # as text: the parser has seen no such element
     assert "<script" not in path.read_text(encoding="utf8").replace("&lt;script", "")
     assert path.read_text(encoding="utf8").count("<svg") == 6
+
+
+def test_pictures_and_samples_of_the_evaluation_are_shown(tmp_path):
+    png = Image.new("RGB", (2, 2), "red")
+    (tmp_path / "pictures").mkdir()
+    png.save(tmp_path / "pictures" / "test-0.png")
+    tables = {
+        "pictures": [
+            {"title": "cell <1>", "file": "pictures/test-0.png"},
+            {"title": "gone", "file": "pictures/no.png"},
+        ],
+        "samples": [{"source": "ein Hund", "prediction": "a <dog>"}, {"source": "zwei", "target": "two"}],
+    }
+    record = {"kind": "evaluate", "step": 0, "split": "test", "metrics": {"bleu": 31.0}, "tables": tables}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    path = write_run_report(tmp_path)
+    text = check(path)
+    for part in ("cell <1>", "ein Hund", "a <dog>", "two"):
+        assert part in text
+    assert "gone" not in text
+    assert path.read_text(encoding="utf8").count('src="data:image/png;base64,') == 1
 
 
 def test_the_headline_is_the_result_on_test_and_says_how_it_was_chosen(tmp_path):

@@ -70,9 +70,9 @@ def test_classification_predicts_measures_and_decodes():
     predictions = jax.device_get(jax.jit(task.predict)(apply(task)))
     assert predictions["label"].dtype == np.int32
     np.testing.assert_allclose(predictions["probabilities"].sum(1), 1, rtol=1e-6)
-    found = task.metrics(predictions, BATCH["targets"])
+    found = task.metrics(predictions, BATCH["targets"], ())
     assert found[task.main[0]] == sklearn.metrics.accuracy_score(BATCH["targets"], predictions["label"])
-    one = task.decode({name: x[0] for name, x in predictions.items()})
+    one = task.decode(predictions, ())[0]
     assert one["label"] == max(one["probabilities"], key=one["probabilities"].get)
     assert list(one["probabilities"]) == list(CLASSES)
 
@@ -124,10 +124,10 @@ def test_several_labels():
     assert task.loss(outputs, task.targets(batch)).shape == task.weights(batch).shape == (B,)
     predictions = jax.device_get(task.predict(outputs))
     np.testing.assert_array_equal(predictions["labels"], predictions["probabilities"] >= 0.4)
-    found = task.metrics(predictions, batch["targets"])
+    found = task.metrics(predictions, batch["targets"], ())
     expected = sklearn.metrics.f1_score(batch["targets"], predictions["labels"], average="micro")
     assert found[task.main[0]] == pytest.approx(expected)
-    decoded = task.decode({"labels": np.array([1, 0, 1]), "probabilities": np.array([0.9, 0.1, 1 / 3])})
+    decoded = task.decode({"labels": np.array([[1, 0, 1]]), "probabilities": np.array([[0.9, 0.1, 1 / 3]])}, ())[0]
     assert decoded == {"labels": ["cat", "owl"], "probabilities": {"cat": 0.9, "dog": 0.1, "owl": 0.333333}}
 
 
@@ -179,7 +179,7 @@ def test_regression_predicts_in_the_unit_of_the_labels():
     np.testing.assert_allclose(predictions["score"], outputs["logits"][:, 0] * 2 + 2.5, rtol=1e-6)
     loss = task.loss(outputs, task.targets(batch))
     np.testing.assert_allclose(loss, ((predictions["score"] - batch["targets"]) / 2) ** 2, rtol=1e-4)
-    found = task.metrics(predictions, batch["targets"])
+    found = task.metrics(predictions, batch["targets"], ())
     assert found["rmse"] == pytest.approx(np.sqrt(np.mean((predictions["score"] - batch["targets"]) ** 2)))
     assert found["spearman"] == pytest.approx(stats.spearmanr(batch["targets"], predictions["score"]).statistic)
     assert task.main == ("rmse", "min")
@@ -215,9 +215,9 @@ def test_the_score_is_the_cosine_of_mean_pooled_pairs():
     mean = (torch.tensor(np.asarray(OUTPUTS["hidden"])) * mask).sum(1) / mask.sum(1)
     theirs = torch.nn.functional.cosine_similarity(mean[0::2], mean[1::2])
     np.testing.assert_allclose(predictions["score"], theirs.numpy(), atol=1e-6)
-    found = task.metrics(predictions, PAIRS["targets"])
+    found = task.metrics(predictions, PAIRS["targets"], ())
     assert found["spearman"] == pytest.approx(stats.spearmanr(theirs, PAIRS["targets"]).statistic)
-    assert task.decode({"score": predictions["score"][0]})["score"] == pytest.approx(float(theirs[0]), abs=1e-6)
+    assert task.decode(predictions, ())[0]["score"] == pytest.approx(float(theirs[0]), abs=1e-6)
 
 
 def test_similarity_trains_towards_scaled_labels():

@@ -20,7 +20,7 @@ from tljax.base.tables import call, lookup, suggest
 from tljax.base.types import Method, Model, Plan, Source, Task
 from tljax.checkpoints.adapt import adapt, init_head, output_shapes
 from tljax.checkpoints.load import load_pretrained
-from tljax.data.processors import ImageProcessor
+from tljax.data.processors import PROCESSORS
 from tljax.data.sources import open_source
 from tljax.data.subsets import subset
 from tljax.models import get_family
@@ -42,9 +42,10 @@ class Experiment(NamedTuple):
       mesh: of devices.
       model: with the task's head on it.
       variables: pretrained, with the new head and the method's wing, in the stored dtypes.
-      processors: entry name → processor.
+      readers: entry name → the processor that the checkpoint or the config gives.
+      processors: entry name → the one that the task makes of it.
       entries: entry name → `Entry`.
-      sources: entry name → `Source`.
+      sources: entry name → `Source`, as the task prepares it.
       task: `Task`.
       method: `Method`.
       method_state: its first state.
@@ -61,6 +62,7 @@ class Experiment(NamedTuple):
     mesh: Any
     model: Model
     variables: dict[str, Any]
+    readers: dict[str, Any]
     processors: dict[str, Any]
     entries: dict[str, Entry]
     sources: dict[str, Source]
@@ -104,20 +106,12 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
 
     section = call(ModelSection, (), config.get("model"), where="config.model")
     model, variables, processor, notes = _model(section, jax.random.fold_in(key, 0))
-    processors = {name: _processor(name, entry, processor, section, model) for name, entry in entries.items()}
+    readers = {name: _processor(name, entry, processor, section, model) for name, entry in entries.items()}
 
-    spec = TaskSpec(
-        classes=_classes(sources),
-        own_pool=get_family(model.family).own_pool,
-        pools=_pools(model),
-        head=model.head,
-        dropout=_dropout(model),
-    )
-    task = _named(tasks.TABLE, config.get("task"), "classification", "task", (spec,))
+    task = _named(tasks.TABLE, config.get("task"), "classification", "task", (_spec(model, sources, readers),))
+    prepared = {name: task.prepare(source, readers[name]) for name, source in sources.items()}
     stop = "pooler" if task.uses == "hidden" and "pooler" in model.backbone.stages else None
-    own_head = task.head is model.head and section.source is not None
-    model, variables = _with_head(model, variables, task.head, jax.random.fold_in(key, 1))
-    fresh_head = not own_head and "head" in variables["params"]
+    model, variables, fresh_head = _with_head(model, variables, task, jax.random.fold_in(key, 1), readers)
     stages = tuple(s for s in model.backbone.stages if s != stop)
 
     def method_with(train_stages: tuple[str, ...]) -> Method:
@@ -139,9 +133,10 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
         mesh=mesh,
         model=model,
         variables=variables,
-        processors=processors,
+        readers=readers,
+        processors={name: processor for name, (_, processor) in prepared.items()},
         entries=entries,
-        sources=sources,
+        sources={name: source for name, (source, _) in prepared.items()},
         task=task,
         method=method_with(_training_stages(plan, stages, variables)),
         method_state=method_state,
@@ -213,6 +208,22 @@ def _source(entry: Entry, seed: int, data_dir: str | None) -> Source:
     )
 
 
+def _spec(model: Model, sources: Mapping[str, Source], readers: Mapping[str, Any]) -> TaskSpec:
+    """What the task may know."""
+    family, outputs = get_family(model.family), output_shapes(model)
+    return TaskSpec(
+        classes=_classes(sources),
+        own_pool=family.own_pool,
+        pools=_pools(outputs),
+        head=model.head,
+        dropout=_dropout(model),
+        family=family.name,
+        config=model.config,
+        outputs=outputs,
+        processor=readers.get("train") or next(iter(readers.values()), None),
+    )
+
+
 def _first(sources: Mapping[str, Source]) -> Source:
     if not sources:
         raise UserError("config.data names no data: give it `train`, `validation` or `test`.")
@@ -231,13 +242,25 @@ def _classes(sources: Mapping[str, Source]) -> tuple[str, ...] | None:
 
 
 def _processor(name: str, entry: Entry, processor: Any, section: ModelSection, model: Model) -> Any:
-    if processor is None and "pixel_values" in get_family(model.family).inputs(model.config):
-        processor = ImageProcessor()
-    if processor is None:
-        raise UserError(f"The checkpoint {section.source} carries no tokenizer, and config.data.{name} holds text.")
+    where, options = f"config.data.{name}.processor", {**section.processor, **(entry.processor or {})}
+    named = options.pop("name", None)
+    if processor is None or named is not None:
+        named = named or _processor_for(get_family(model.family).inputs(model.config))
+        if named is None:
+            raise UserError(
+                f"The checkpoint {section.source} carries no tokenizer, and config.data.{name} holds text. Name a "
+                f"processor in config.model.processor. {suggest('', PROCESSORS)}"
+            )
+        processor, options = call(lookup(PROCESSORS, named, what="processor"), (), options, where=where), {}
     if hasattr(model.config, "vocab_size") and hasattr(processor, "check_vocabulary"):
         processor.check_vocabulary(model.config.vocab_size)
-    return processor.replace(**{**section.processor, **(entry.processor or {})})
+    return processor.replace(**options) if options else processor
+
+
+def _processor_for(inputs: Mapping[str, Any]) -> str | None:
+    """The processor of a model with these inputs and no checkpoint, where one is plain."""
+    names = {"pixel_values": "image", "input_values": "audio"}
+    return next((names[name] for name in inputs if name in names), None)
 
 
 def _model(section: ModelSection, key: jax.Array) -> tuple[Model, dict, Any, tuple[str, ...]]:
@@ -275,12 +298,11 @@ def _named(table: Mapping[str, str], section: Mapping[str, Any] | None, default:
     return call(function, given, options, where=f"config.{what}")
 
 
-def _pools(model: Model) -> tuple[str, ...]:
-    """The poolings that the outputs of `model` allow."""
-    shapes = output_shapes(model)
+def _pools(shapes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The poolings that a backbone's outputs of these shapes allow."""
     pools = ["mean"]
     if shapes["hidden"].ndim == 3:
-        pools.append("cls")
+        pools += ["cls", "last"] if "mask" in shapes else ["cls"]
     if shapes.get("pooled") is not None:
         pools.append("pooled")
     return tuple(pools)
@@ -292,15 +314,26 @@ def _dropout(model: Model) -> float:
     return getattr(model.config, "hidden_dropout_prob", 0.0) if rate is None else rate
 
 
-def _with_head(model: Model, variables: Mapping[str, Any], head: Any, key: jax.Array) -> tuple[Model, dict]:
-    """`model` with the task's head; a head that is not the checkpoint's own object starts from its initialisers."""
-    params = dict(variables["params"])
-    if head is not model.head:
+def _with_head(
+    model: Model, variables: Mapping[str, Any], task: Task, key: jax.Array, readers: Mapping[str, Any]
+) -> tuple[Model, dict, bool]:
+    """(`model` with the task's head, its variables, whether the head has leaves that no checkpoint filled).
+
+    A head that is not the checkpoint's own starts as the task says, else from its initialisers.
+    """
+    head, params = task.head, dict(variables["params"])
+    own = model.head is not None and (head is model.head or task.own_head)
+    fresh = False
+    if not own and head is not None:
         params.pop("head", None)
-        made = init_head(model, head, key)
+        if task.fill is not None:
+            made = task.fill(model, variables, next(iter(readers.values()), None))
+        else:
+            made = init_head(model, head, key)
+            fresh = bool(made)
         if made:
             params["head"] = made
-    return model._replace(head=head), {**variables, "params": params}
+    return model._replace(head=head), {**variables, "params": params}, fresh
 
 
 def _forward(model: Model, stop: str | None, train_stages: tuple[str, ...]) -> Callable:

@@ -20,6 +20,11 @@ from tljax.train import probe as probes
 from tljax.train.evaluate import collect, measure
 from tljax.train.state import cast
 
+ANSWERS = ("label", "tags", "answers", "target_text", "boxes", "labels", "mask")
+"""What a record to predict for may hold and nobody reads."""
+SHOWN = ("id", "text", "text_b", "tokens", "question")
+"""What is repeated beside a prediction."""
+
 
 def evaluation_batches(experiment: Experiment, name: str):
     """The finite batches of the data entry `name`, in order of length where that saves padding."""
@@ -40,6 +45,8 @@ def predictor(experiment: Experiment, *, head: Any = None) -> Callable[[Any, Any
     @jax.jit
     def predict(params, batch_stats, batch):
         variables = {"params": params, "batch_stats": batch_stats}
+        if head is None and task.infer is not None:
+            return task.infer(model, variables, batch)
         outputs, _ = forward(model, variables, task.inputs(batch), stop=experiment.stop)
         return {"embedding": outputs["embedding"]} if head is not None else task.predict(outputs)
 
@@ -57,27 +64,28 @@ def evaluate_as_is(experiment: Experiment, name: str) -> tuple[dict, dict, dict]
     """(numbers, tables, predictions) of the untrained experiment on the data entry `name`."""
     run = partial(predictor(experiment), *placed(experiment))
     predictions, targets, _ = collect(run, evaluation_batches(experiment, name), batch_sharding(experiment.mesh))
-    return (*measure(experiment.task, predictions, targets), predictions)
+    records = experiment.sources[name].records
+    return (*measure(experiment.task, predictions, targets, records), predictions)
 
 
 def predict_records(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One dict a record, with its `id`, its `text` where it has one, and what the task decodes.
+    """One dict an answer, with the record's `id`, its texts where it has some, and what the task decodes.
 
     Args:
       experiment: with trained variables.
       records: `text` (and `text_b`) or `image`; labels are not read.
     """
-    processor = next(iter(experiment.processors.values()))
-    unlabelled = [{key: value for key, value in record.items() if key != "label"} for record in records]
+    unlabelled = [{key: value for key, value in record.items() if key not in ANSWERS} for record in records]
     source = Source(records=unlabelled, classes=experiment.classes, name="inputs")
-    batches = eval_stream(source, processor, batch_size=min(evaluation_size(experiment), len(records)))
+    source, processor = experiment.task.prepare(source, next(iter(experiment.readers.values())))
+    batches = eval_stream(source, processor, batch_size=min(evaluation_size(experiment), len(source.records)))
     run = partial(predictor(experiment), *placed(experiment))
     predictions, _, _ = collect(run, batches, replicated(experiment.mesh))
-    lines = []
-    for i, record in enumerate(records):
-        shown = {key: record[key] for key in ("id", "text", "text_b") if key in record}
-        lines.append({**shown, **experiment.task.decode({k: v[i] for k, v in predictions.items()})})
-    return lines
+    lines = experiment.task.decode(predictions, source.records)
+    if len(lines) != len(records):
+        return lines
+    shown = [{key: record[key] for key in SHOWN if key in record} for record in records]
+    return [{**asked, **line} for asked, line in zip(shown, lines, strict=True)]
 
 
 def run_probe(experiment: Experiment, splits: Sequence[str]) -> list[dict[str, Any]]:
@@ -110,7 +118,8 @@ def run_probe(experiment: Experiment, splits: Sequence[str]) -> list[dict[str, A
         for split in splits:
             probabilities = probes.predict(weights, features[split])
             predictions = {"probabilities": probabilities, "label": probabilities.argmax(-1).astype(np.int32)}
-            measured[split] = measure(experiment.task, predictions, labels[split])
+            records = experiment.sources[split].records
+            measured[split] = measure(experiment.task, predictions, labels[split], records)
         metrics, tables = ({split: m[i] for split, m in measured.items()} for i in (0, 1))
         results.append({"metrics": metrics, "tables": tables, "fit": fit, "weights": weights})
     return results

@@ -122,7 +122,7 @@ def make_job(experiment: Experiment) -> Job:
             predictions, targets, _ = collect(
                 partial(predict, params, state.batch_stats), evaluation_batches(experiment, name), sharding
             )
-            return measure(experiment.task, predictions, targets)
+            return measure(experiment.task, predictions, targets, experiment.sources[name].records)
 
         return run
 

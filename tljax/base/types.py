@@ -75,6 +75,10 @@ class Family(NamedTuple):
       variants: published name → the entries of its config.json.
       resizes: name of the change ("image_size", "vocab_size") → `Resize`.
       infer: {source tensor name: shape} → config.json entries, for formats that carry no config; or None.
+      cache: (config, batch size, length, dtype) → empty key–value cache, a dict of arrays whose first axis is the
+        batch, for families that decode step by step; or None. It goes in as `inputs["cache"]`, with `cache_index`
+        (int32 scalar: where the new tokens go), `attention_mask` (B, S) over the whole cache and `position_ids`
+        (B, T); it comes back as `outputs["cache"]`.
     """
 
     name: str
@@ -92,6 +96,7 @@ class Family(NamedTuple):
     variants: Mapping[str, Mapping[str, Any]]
     resizes: Mapping[str, Resize] = {}
     infer: Callable[[Mapping[str, tuple[int, ...]]], dict[str, Any]] | None = None
+    cache: Callable[..., dict[str, Any]] | None = None
 
 
 class Model(NamedTuple):
@@ -152,13 +157,20 @@ class Task(NamedTuple):
       head: linen module put on the backbone, or None to use the checkpoint's own.
       uses: the backbone output that the head reads: "hidden" or "pooled".
       inputs: batch → model inputs (pairs are folded into the batch axis here).
-      targets: batch → dense targets, as the loss wants them (one-hot for classification), float32.
+      targets: batch → targets as the loss wants them (one-hot for classification), an array or a dict of arrays.
       loss: (outputs, targets) → losses, with the shape of `weights(batch)`.
-      weights: batch → weights of the losses.
+      weights: batch → weights of the losses, (B,) or (B, T).
       predict: outputs → dict of arrays with a leading example axis, jittable (`probabilities`, `score`).
-      metrics: (predictions, targets as in the records) → dict of floats and of tables; host side.
-      decode: one example's predictions → dict for a JSON line.
+      metrics: (predictions, targets as in the batches, records) → dict of floats and of tables; host side. `records`
+        are those of the prepared source, in the order of the predictions. The keys `pictures` (a list of
+        {"title", "png": bytes}) and `samples` (a list of rows) are shown in the report.
+      decode: (predictions, records) → list of dicts, each a JSON line.
       main: (name of the metric that chooses between runs, "max" or "min").
+      prepare: (source, processor) → (source, processor): records expanded or packed, and a processor that makes this
+        task's targets.
+      infer: (model, variables, batch) → predictions, instead of one forward pass and `predict`: generation; or None.
+      fill: (model, variables, processor) → parameters of the head, where its start is computed; or None.
+      own_head: whether the parameters of `head` are those of the checkpoint's own head, where it has one.
     """
 
     name: str
@@ -169,9 +181,13 @@ class Task(NamedTuple):
     loss: Callable[[Outputs, Any], Any]
     weights: Callable[[Tree], Any]
     predict: Callable[[Outputs], dict[str, Any]]
-    metrics: Callable[[Mapping[str, Any], Any], dict[str, Any]]
-    decode: Callable[[Mapping[str, Any]], dict[str, Any]]
+    metrics: Callable[[Mapping[str, Any], Any, Sequence[Any]], dict[str, Any]]
+    decode: Callable[[Mapping[str, Any], Sequence[Any]], list[dict[str, Any]]]
     main: tuple[str, str]
+    prepare: Callable[[Source, Any], tuple[Source, Any]] = lambda source, processor: (source, processor)
+    infer: Callable[..., dict[str, Any]] | None = None
+    fill: Callable[..., dict[str, Any]] | None = None
+    own_head: bool = False
 
 
 class Loss(NamedTuple):

@@ -24,7 +24,7 @@ def run(arguments: Arguments) -> int:
     if arguments.workdir is not None:
         arguments.workdir.mkdir(parents=True, exist_ok=True)
         records = Records(arguments.workdir)
-        records.write("evaluate", step=step or 0, split=split, metrics=numbers, tables=tables)
+        records.evaluation(step or 0, split, numbers, tables)
         records.close()
     display.metrics(
         f"{experiment.sources[split].name} ({len(experiment.sources[split].records)} examples)",

@@ -16,7 +16,7 @@ def run(arguments: Arguments) -> int:
     display = Display()
     variables, step = chosen_variables(experiment, workdir, display.say)
     folder = Path(arguments.options.output or workdir / "export")
-    processor = next(iter(experiment.processors.values()), None)
+    processor = next(iter(experiment.readers.values()), None)
     save_pretrained(experiment.model, variables, folder, processor=processor, classes=experiment.classes)
     origin = "as loaded" if step is None else f"of step {step}"
     display.say(f"exported the model {origin} to {folder}")

@@ -56,7 +56,7 @@ def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, seconds
     for number, draw in enumerate(draws):
         records.write("probe", step=0, draw=number, metrics=draw["metrics"], fit=draw["fit"])
     for split, numbers in metrics.items():
-        records.write("evaluate", step=0, split=split, metrics=numbers, tables=draws[0]["tables"][split])
+        records.evaluation(0, split, numbers, draws[0]["tables"][split])
     records.write("end", step=0, seconds=round(seconds, 3))
     records.close()
     save_probe(experiment, draws[0]["weights"], workdir)

@@ -9,6 +9,9 @@ A processor is a frozen dataclass with these members, and the streams know no ot
 - `replace(**options)` → the same with other options; `UserError` for unknown ones.
 - `save(folder)` → what the reference library reads back.
 - `facts` → what decides the result, for records.
+- `makes_targets`: where it is True, `collate` returns the batch's `inputs` and `targets` (an array or a dict of arrays;
+  absent for records without labels), and the streams do not read the record's `label`.
+- `random`: where it is True, `example` gets an `rng` in training, as it does where `augment` is set.
 """
 
 import json
@@ -22,6 +25,11 @@ from tljax.data.images import ImageProcessor, read_preprocessor_config
 from tljax.data.text import FILES, TextProcessor
 
 Processor = TextProcessor | ImageProcessor
+
+PROCESSORS = {
+    "image": "tljax.data.images:ImageProcessor",
+}
+"""Name → processor, for models without a checkpoint and checkpoints without a processor."""
 
 
 def load_processor(folder: str | os.PathLike, config: Mapping[str, Any]) -> Processor | None:

@@ -1,8 +1,8 @@
 """Streams of NumPy batches: training without end, in an order that seed and step alone decide; evaluation once, whole.
 
 A batch is a dict: `inputs` (Hugging Face's names), `targets` (int32 (B,), float32 (B,), or float32 (B, Y) for several
-classes an example; absent without labels), `weight` float32 (B,): 0 for padding, else 1 or the class's weight; `index`
-int32 (B,): the position in the source, −1 for padding.
+classes an example, or what a processor makes that makes targets itself; absent without labels), `weight` float32 (B,):
+0 for padding, else 1 or the class's weight; `index` int32 (B,): the position in the source, −1 for padding.
 """
 
 import hashlib
@@ -177,7 +177,9 @@ class _Read:
     ):
         self._records, self._classes, self._name = source.records, source.classes, source.name
         self._processor = processor
-        self._seed = seed if getattr(processor, "augment", None) is not None else None
+        random = getattr(processor, "augment", None) is not None or getattr(processor, "random", False)
+        self._seed = seed if random else None
+        self._labelled = not getattr(processor, "makes_targets", False)
         self._weights = None if class_weights is None else np.asarray(class_weights, np.float32)
 
     def __call__(self, places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
@@ -188,7 +190,7 @@ class _Read:
         rng = None
         if self._seed is not None:
             rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, place], np.uint64)))
-        target = self._target(record)
+        target = self._target(record) if self._labelled else None
         weight = float(position >= 0)
         if self._weights is not None:
             if not isinstance(target, int):
@@ -236,8 +238,9 @@ class _Collate:
         self.processor, self._classes, self._name = processor, source.classes, source.name
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        collated = self.processor.collate([x["inputs"] for x in examples])
         batch = {
-            "inputs": self.processor.collate([x["inputs"] for x in examples]),
+            **(collated if getattr(self.processor, "makes_targets", False) else {"inputs": collated}),
             "weight": np.array([x["weight"] for x in examples], np.float32),
             "index": np.array([x["index"] for x in examples], np.int32),
         }

@@ -49,7 +49,7 @@ def supervised(
         batch = batches["train"]
         _check(batch, label_smoothing, mixup)
         mix_key, forward_key = jax.random.split(rng)
-        targets, weights = jnp.asarray(task.targets(batch)), jnp.asarray(task.weights(batch))
+        targets, weights = jax.tree.map(jnp.asarray, task.targets(batch)), jnp.asarray(task.weights(batch))
         if label_smoothing:
             targets = losses.smooth(targets, label_smoothing)
         inputs = batch["inputs"]
@@ -58,7 +58,7 @@ def supervised(
         outputs, state = forward(params, state, task.inputs({**batch, "inputs": inputs}), forward_key, train=True)
         each = task.loss(outputs, targets)
         result = Loss(jnp.sum(each * weights), jnp.sum(weights))
-        return {"task": result}, state, {} if mixup else _accuracy(task.predict(outputs), batch)
+        return {"task": result}, state, {} if mixup else _accuracy(task, outputs, batch)
 
     return Method(loss=loss, init=init)
 
@@ -108,14 +108,17 @@ def _check(batch: Mapping[str, Any], label_smoothing: float, mixup: float) -> No
     if "targets" not in batch:
         raise UserError("The method supervised needs labels, and the records of config.data.train have none.")
     faults = []
-    if label_smoothing and not jnp.issubdtype(batch["targets"].dtype, jnp.integer):
+    targets = batch["targets"]
+    if label_smoothing and not _one_label(targets):
         faults.append(
-            "label_smoothing spreads one label over the classes; these targets are numbers or sets of labels. Set "
-            "it to 0."
+            "label_smoothing spreads one label over the classes; these targets are numbers, sets or sequences of "
+            "labels. Set it to 0."
         )
     tokens = [
         name for name, x in batch["inputs"].items() if name not in MASKS and not jnp.issubdtype(x.dtype, jnp.floating)
     ]
+    if mixup and isinstance(targets, Mapping):
+        faults.append("mixup averages targets, and these are several arrays an example. Set it to 0.")
     if mixup and tokens:
         faults.append(
             f"mixup averages inputs, and {', '.join(tokens)} hold ids: the mean of two token ids is another token. "
@@ -124,10 +127,18 @@ def _check(batch: Mapping[str, Any], label_smoothing: float, mixup: float) -> No
     raise_faults("The section config.method does not fit the data:", faults)
 
 
-def _accuracy(predictions: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+def _one_label(targets: Any) -> bool:
+    """Whether each example has one class, (B,)."""
+    return not isinstance(targets, Mapping) and targets.ndim == 1 and jnp.issubdtype(targets.dtype, jnp.integer)
+
+
+def _accuracy(task: Task, outputs: Any, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
     """{"accuracy": share of the real rows that are right}, or nothing for tasks without a single label."""
-    label = predictions.get("label")
-    if label is None or label.shape != batch["targets"].shape:
+    targets = batch["targets"]
+    if not _one_label(targets):
+        return {}
+    label = task.predict(outputs).get("label")
+    if label is None or label.shape != targets.shape:
         return {}
     real = batch["weight"] > 0
-    return {"accuracy": jnp.sum((label == batch["targets"]) & real) / jnp.maximum(jnp.sum(real), 1)}
+    return {"accuracy": jnp.sum((label == targets) & real) / jnp.maximum(jnp.sum(real), 1)}

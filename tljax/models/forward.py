@@ -28,7 +28,8 @@ def forward(
       inputs: Hugging Face names: `input_ids` (B, T), `attention_mask`, `pixel_values` (B, H, W, C) …
       rngs: {"dropout": key} when a stage trains with dropout.
       train: the stages in training mode; "head" names the head.
-      hidden_states: also return `hidden_states`, the reference's tuple, embeddings first.
+      hidden_states: also return `hidden_states`, the reference's tuple, embeddings first; `encoder_hidden_states` and
+        the like where there are several towers.
       stop: the first stage not to run (a pooler that nobody reads); None runs all.
 
     Returns:
@@ -50,7 +51,11 @@ def forward(
     recorded = carry.pop("recorded", {})
     outputs = dict(family.finish(model.config, carry))
     if hidden_states:
-        outputs["hidden_states"] = tuple(recorded[s] for s in model.backbone.recorded_stages if s in recorded)
+        for stage in model.backbone.recorded_stages:
+            if stage in recorded:
+                wing = stage.rpartition("/")[0]
+                key = f"{wing}_hidden_states" if wing else "hidden_states"
+                outputs[key] = (*outputs.get(key, ()), recorded[stage])
     if model.head is not None:
         head = {"params": variables["params"].get("head", {})}
         outputs = model.head.apply(head, outputs, "head" in train, rngs=rngs)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tljax.models.layers import Dense
+from tljax.models.layers import ACTIVATIONS, Dense, LayerNorm
 
 STARTS = {
     "zeros": nn.initializers.zeros,
@@ -22,8 +22,8 @@ def pool(outputs: dict[str, Any], how: str) -> jax.Array:
 
     Args:
       outputs: `hidden` (B, T, D) or (B, H, W, D), `pooled` (B, D), `mask` (B, T).
-      how: "pooled" (the checkpoint's own), "cls" (the first token), or "mean" (over the tokens that `mask` marks, or
-        over the pixels of a feature map).
+      how: "pooled" (the checkpoint's own), "cls" (the first token), "last" (the last token that `mask` marks), or
+        "mean" (over the tokens that `mask` marks, or over the pixels of a feature map).
     """
     if how == "pooled":
         return outputs["pooled"]
@@ -32,6 +32,9 @@ def pool(outputs: dict[str, Any], how: str) -> jax.Array:
         return hidden[:, 0]
     if hidden.ndim == 4:
         return hidden.mean(axis=(1, 2))
+    if how == "last":
+        places = jnp.arange(hidden.shape[1]) * (outputs["mask"] > 0)
+        return jnp.take_along_axis(hidden, places.max(axis=1)[:, None, None], axis=1)[:, 0]
     mask = outputs["mask"].astype(jnp.float32)[..., None]
     total = jnp.sum(hidden.astype(jnp.float32) * mask, axis=1)
     return (total / jnp.maximum(mask.sum(axis=1), 1e-9)).astype(hidden.dtype)
@@ -101,3 +104,60 @@ class DistilledClassifier(nn.Module):
         )
         logits = (cls + distillation) / 2
         return {**outputs, "logits": logits, "cls_logits": cls, "distillation_logits": distillation}
+
+
+class LanguageModel(nn.Module):
+    """A distribution over the vocabulary at every token, as `logits` (B, T, V) from `hidden` (B, T, D).
+
+    Parameters: `out/kernel` (D, V) unless `tied`, `out/bias` (V,) with `bias`; with a `transform` (the masked language
+    models of Devlin et al. 2019 and their successors) also `transform/kernel`, `transform/bias` and `norm/…`.
+
+    Attributes:
+      vocabulary: V.
+      tied: the output embedding is the backbone's `word_embeddings` (V, D); the head has no leaf for it (Press and
+        Wolf 2017).
+      bias: a bias on the logits.
+      scale: factor on the features (T5 with tied embeddings: D ** -0.5).
+      transform: activation of a dense layer with a layer norm after it, in front of the output embedding; "" for none.
+      transform_bias: whether that dense layer has a bias.
+      epsilon: of that norm.
+      lazy: no logits; instead what makes them chunk by chunk, `features @ output_embedding.T + output_bias`:
+        `features` (B, T, D), `output_embedding` (V, D) and `output_bias` (V,) or None.
+    """
+
+    vocabulary: int
+    tied: bool = True
+    bias: bool = False
+    scale: float = 1.0
+    transform: str = ""
+    transform_bias: bool = True
+    epsilon: float = 1e-12
+    lazy: bool = False
+
+    @nn.compact
+    def __call__(self, outputs: dict[str, Any], train: bool = False) -> dict[str, Any]:
+        x = outputs["hidden"]
+        if self.transform:
+            x = ACTIVATIONS[self.transform](Dense(x.shape[-1], self.transform_bias, name="transform")(x))
+            x = LayerNorm(self.epsilon, name="norm")(x)
+        x = x if self.scale == 1.0 else x * self.scale
+        out = _OutputEmbedding(self.vocabulary, self.tied, self.bias, name="out")
+        table, bias = out(outputs["word_embeddings"] if self.tied else None, x.shape[-1])
+        if self.lazy:
+            return {**outputs, "features": x, "output_embedding": table, "output_bias": bias}
+        logits = x @ table.T.astype(x.dtype)
+        return {**outputs, "logits": logits if bias is None else logits + bias}
+
+
+class _OutputEmbedding(nn.Module):
+    """The leaves of a language model's output, so that they stand under one name."""
+
+    vocabulary: int
+    tied: bool
+    bias: bool
+
+    @nn.compact
+    def __call__(self, table: jax.Array | None, width: int) -> tuple[jax.Array, jax.Array | None]:
+        if not self.tied:
+            table = self.param("kernel", STARTS["normal"], (width, self.vocabulary)).T
+        return table, self.param("bias", nn.initializers.zeros, (self.vocabulary,)) if self.bias else None

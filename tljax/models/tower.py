@@ -1,6 +1,6 @@
 """A backbone is a tower: a chain of named stages, each of which takes a carry (a dict of arrays) and returns one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -9,10 +9,19 @@ from tljax.base.errors import UserError
 from tljax.base.tables import suggest
 
 
+class Wing(nn.Module):
+    """The stages of one tower of several: it puts the parameters of `encoder/block3` under encoder, block3."""
+
+    @nn.compact
+    def __call__(self, make: Callable[..., Any], name: str, carry: Mapping[str, Any], train: bool) -> Any:
+        return make(name=name)(carry, train)
+
+
 class Tower(nn.Module):
     """Base of all backbones. A family defines `chain`; this class runs any range of it.
 
-    The parameters of a stage stand under its name, so that a range needs only its own part of the tree.
+    The parameters of a stage stand under its name, so that a range needs only its own part of the tree. A leaf that
+    several stages read is the lowest one's, which hands it on in the carry.
     """
 
     def chain(self) -> Mapping[str, Any]:
@@ -28,6 +37,11 @@ class Tower(nn.Module):
     def recorded_stages(self) -> tuple[str, ...]:
         """The stages after which the reference reports a hidden state, in its order. Default: all of them."""
         return self.stages
+
+    @property
+    def shared(self) -> Mapping[str, tuple[str, ...]]:
+        """Leaf path under the backbone → all that read it, the stage that owns it first. Default: none is shared."""
+        return {}
 
     @nn.compact
     def __call__(
@@ -51,8 +65,15 @@ class Tower(nn.Module):
         carry = dict(carry)
         recorded = dict(carry.pop("recorded", {}))
         chain = self.chain()
+        wings: dict[str, Wing] = {}
         for name in stage_range(tuple(chain), start, stop):
-            carry = chain[name](name=name)(carry, name in train)
+            wing, _, own = name.rpartition("/")
+            if wing:
+                if wing not in wings:
+                    wings[wing] = Wing(name=wing)
+                carry = wings[wing](chain[name], own, carry, name in train)
+            else:
+                carry = chain[name](name=name)(carry, name in train)
             if record:
                 recorded[name] = carry["hidden"]
         return {**carry, "recorded": recorded} if record else carry

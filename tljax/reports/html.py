@@ -1,7 +1,9 @@
 """Self-contained HTML: elements that escape their text, tables, and one style sheet for light and dark."""
 
+import base64
 import html
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -69,6 +71,14 @@ def bar(share: float, label: str) -> Html:
     return element("div", element("i", style=width), element("span", label), class_="bar")
 
 
+def picture(file: Path, title: str) -> Html:
+    """An image file inside the page, with its title."""
+    data = base64.b64encode(file.read_bytes()).decode("ascii")
+    source = f"data:image/{file.suffix.lstrip('.')};base64,{data}"
+    image = Html(f'<img src="{source}" alt="{html.escape(title, quote=True)}">')
+    return element("figure", image, element("figcaption", title))
+
+
 def page(title: str, subtitle: str, *children: Any) -> str:
     """A whole page, as text. It reads nothing from a network."""
     head = join(
@@ -119,6 +129,9 @@ section { background: var(--panel); border: 1px solid var(--line); border-radius
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 14px 22px; }
 figure { margin: 0; }
 figure svg { display: block; width: 100%; height: auto; }
+figure img { display: block; width: 100%; height: auto; border-radius: 8px; }
+figcaption { color: var(--soft); font-size: 12.5px; padding: 4px 2px 0; }
+.sample { display: inline-block; max-width: 420px; white-space: pre-wrap; overflow-wrap: anywhere; text-align: left; }
 figure text { font-family: inherit !important; }
 .below { max-width: 820px; margin-top: 18px; }
 .scroll { overflow-x: auto; }

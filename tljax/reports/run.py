@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tljax.reports import plots
-from tljax.reports.html import Html, bar, cards, element, facts, page, section, table
+from tljax.reports.html import Html, bar, cards, element, facts, page, picture, section, table
 from tljax.reports.records import Run, read_run
 
-SHARES = ("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "precision", "recall", "f1")
+SHARES = (
+    *("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "precision", "recall", "f1", "exact_match"),
+    *("map", "map_50", "mean_iou", "pixel_accuracy", "wer", "cer", "token_accuracy"),
+)
 """Metrics that are shown in per cent."""
 
 
@@ -27,6 +30,7 @@ def write_run_report(folder: Path) -> Path:
         *_results(run),
         *_curves(run),
         *_confusion(run),
+        *_examples_shown(run),
         *_stages(run),
         *_timing(run),
         *_config(run),
@@ -238,6 +242,29 @@ def _confusion(run: Run) -> list[Html]:
     if tables.get("targets") and tables.get("predicted"):
         picture = plots.scatter(tables["targets"], tables["predicted"], title=f"Predictions on {split}")
         parts.append(section("Predictions", element("div", picture, style="max-width:560px;margin:0 auto")))
+    return parts
+
+
+def _examples_shown(run: Run) -> list[Html]:
+    """Pictures and samples that the task's evaluation chose to show."""
+    chosen = run.last_evaluations()
+    if not chosen:
+        return []
+    split = shown_split(chosen)
+    tables = chosen[split].get("tables") or {}
+    parts = []
+    pictures = [
+        picture(run.folder / entry["file"], entry["title"])
+        for entry in tables.get("pictures", ())
+        if (run.folder / entry["file"]).is_file()
+    ]
+    if pictures:
+        parts.append(section(f"Pictures of {split}", element("div", *pictures, class_="plots")))
+    samples = tables.get("samples") or []
+    if samples:
+        columns = list(dict.fromkeys(key for row in samples for key in row))
+        rows = [[element("span", number(row.get(key)), class_="sample") for key in columns] for row in samples]
+        parts.append(section(f"Samples of {split}", table(columns, rows)))
     return parts
 
 

@@ -73,11 +73,14 @@ def _single(classes: tuple[str, ...], common: Mapping[str, Any]) -> Task:
         logits = outputs["logits"].astype(jnp.float32)
         return {"probabilities": jax.nn.softmax(logits), "label": jnp.argmax(logits, axis=-1).astype(jnp.int32)}
 
-    def measure(predictions, targets):
+    def measure(predictions, targets, records):
         return metrics.classification(targets, predictions["label"], predictions["probabilities"], classes)
 
-    def decode(prediction):
-        return {"label": classes[int(prediction["label"])], "probabilities": _by_class(classes, prediction)}
+    def decode(predictions, records):
+        return [
+            {"label": classes[int(label)], "probabilities": _by_class(classes, probabilities)}
+            for label, probabilities in zip(predictions["label"], predictions["probabilities"], strict=True)
+        ]
 
     return Task(
         targets=lambda batch: jax.nn.one_hot(batch["targets"], len(classes), dtype=jnp.float32),
@@ -95,12 +98,17 @@ def _multi(classes: tuple[str, ...], threshold: float, common: Mapping[str, Any]
         probabilities = jax.nn.sigmoid(outputs["logits"].astype(jnp.float32))
         return {"probabilities": probabilities, "labels": (probabilities >= threshold).astype(jnp.int32)}
 
-    def measure(predictions, targets):
+    def measure(predictions, targets, records):
         return metrics.multi_label(targets, predictions["labels"], classes)
 
-    def decode(prediction):
-        chosen = [name for name, on in zip(classes, np.asarray(prediction["labels"]), strict=True) if on]
-        return {"labels": chosen, "probabilities": _by_class(classes, prediction)}
+    def decode(predictions, records):
+        return [
+            {
+                "labels": [name for name, on in zip(classes, np.asarray(labels), strict=True) if on],
+                "probabilities": _by_class(classes, probabilities),
+            }
+            for labels, probabilities in zip(predictions["labels"], predictions["probabilities"], strict=True)
+        ]
 
     return Task(
         targets=lambda batch: jnp.asarray(batch["targets"], jnp.float32),
@@ -113,8 +121,8 @@ def _multi(classes: tuple[str, ...], threshold: float, common: Mapping[str, Any]
     )
 
 
-def _by_class(classes: tuple[str, ...], prediction: Mapping[str, Any]) -> dict[str, float]:
-    values = np.asarray(prediction["probabilities"], np.float64)
+def _by_class(classes: tuple[str, ...], probabilities: Any) -> dict[str, float]:
+    values = np.asarray(probabilities, np.float64)
     return {name: round(float(value), 6) for name, value in zip(classes, values, strict=True)}
 
 

@@ -6,7 +6,7 @@ from tljax import losses, metrics
 from tljax.base.errors import UserError
 from tljax.base.types import Task
 from tljax.models.heads import STARTS, Classifier
-from tljax.tasks.spec import TaskSpec, choose, choose_dropout, choose_pool, output_of
+from tljax.tasks.spec import TaskSpec, choose, choose_dropout, choose_pool, output_of, scores
 
 METRICS = {"rmse": "min", "pearson": "max", "spearman": "max"}
 
@@ -58,7 +58,7 @@ def regression(
         loss=lambda outputs, targets: losses.squared_error(outputs["logits"][:, 0], targets),
         weights=lambda batch: batch["weight"],
         predict=predict,
-        metrics=lambda predictions, targets: metrics.regression(targets, predictions["score"]),
-        decode=lambda prediction: {"score": round(float(prediction["score"]), 6)},
+        metrics=lambda predictions, targets, records: metrics.regression(targets, predictions["score"]),
+        decode=lambda predictions, records: scores(predictions["score"]),
         main=(main, METRICS[main]),
     )

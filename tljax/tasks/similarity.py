@@ -6,7 +6,7 @@ from tljax import losses, metrics
 from tljax.base.errors import UserError
 from tljax.base.types import Task
 from tljax.models.heads import Embedding
-from tljax.tasks.spec import TaskSpec, choose, choose_pool, output_of
+from tljax.tasks.spec import TaskSpec, choose, choose_pool, output_of, scores
 
 METRICS = {"spearman": "max", "pearson": "max"}
 
@@ -54,7 +54,7 @@ def similarity(
         pairs = outputs["embedding"].reshape(-1, 2, outputs["embedding"].shape[-1])
         return losses.cosine(pairs[:, 0], pairs[:, 1])
 
-    def measure(predictions, targets):
+    def measure(predictions, targets, records):
         return metrics.regression(targets, low + predictions["score"] * (high - low))
 
     return Task(
@@ -67,6 +67,6 @@ def similarity(
         weights=lambda batch: batch["weight"],
         predict=lambda outputs: {"score": score(outputs)},
         metrics=measure,
-        decode=lambda prediction: {"score": round(float(prediction["score"]), 6)},
+        decode=lambda predictions, records: scores(predictions["score"]),
         main=(main, METRICS[main]),
     )

@@ -1,5 +1,6 @@
 """What a task is told about the data and the checkpoint, and the choices that all tasks share."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tljax.base.errors import UserError
@@ -15,6 +16,10 @@ class TaskSpec(NamedTuple):
       pools: the poolings that the backbone's outputs allow.
       head: the checkpoint's own head module, or None.
       dropout: the rate before the dense layer in the reference's classifier.
+      family: the name of the backbone's family.
+      config: the family's frozen config.
+      outputs: the shapes of the backbone's outputs for a batch of one.
+      processor: the checkpoint's own (a tokenizer …), or None.
     """
 
     classes: tuple[str, ...] | None
@@ -22,6 +27,10 @@ class TaskSpec(NamedTuple):
     pools: tuple[str, ...]
     head: Any = None
     dropout: float = 0.0
+    family: str = ""
+    config: Any = None
+    outputs: Mapping[str, Any] = {}
+    processor: Any = None
 
 
 def choose(name: str, value: str, accepted: tuple[str, ...]) -> str:
@@ -48,3 +57,8 @@ def choose_dropout(spec: TaskSpec, value: float | None) -> float:
 def output_of(pool: str) -> str:
     """The backbone output that a head with this pooling reads."""
     return "pooled" if pool == "pooled" else "hidden"
+
+
+def scores(values: Any) -> list[dict[str, float]]:
+    """A `score` for each line of the predictions."""
+    return [{"score": round(float(value), 6)} for value in values]

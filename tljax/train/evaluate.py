@@ -1,6 +1,6 @@
 """Running a model over a whole split, in order, with nothing dropped."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,6 +8,9 @@ import numpy as np
 
 from tljax.base.types import Task
 from tljax.train.loop import to_device
+
+UNKNOWN = -100
+"""The integer target of what is padding: no token, no label."""
 
 
 def collect(predict: Callable, batches: Iterable[Mapping[str, Any]], sharding: Any) -> tuple[dict, Any, np.ndarray]:
@@ -19,7 +22,8 @@ def collect(predict: Callable, batches: Iterable[Mapping[str, Any]], sharding: A
       sharding: of the batch.
 
     Returns:
-      (predictions, targets or None, indices), each ordered by index.
+      (predictions, targets or None, indices), each ordered by index. Where batches have different lengths, the
+      shorter ones are padded: predictions with 0, targets with −100 where they are integers and with 0 otherwise.
     """
     parts, targets, indices = [], [], []
     pending: list[tuple[Any, Mapping[str, Any]]] = []
@@ -29,7 +33,7 @@ def collect(predict: Callable, batches: Iterable[Mapping[str, Any]], sharding: A
         parts.append(jax.tree.map(lambda x: np.asarray(x)[real], result))
         indices.append(np.asarray(batch["index"])[real])
         if "targets" in batch:
-            targets.append(np.asarray(batch["targets"])[real])
+            targets.append(jax.tree.map(lambda x: np.asarray(x)[real], batch["targets"]))
 
     for batch in to_device(iter(batches), sharding):
         pending.append((predict(batch), batch))
@@ -39,12 +43,23 @@ def collect(predict: Callable, batches: Iterable[Mapping[str, Any]], sharding: A
         fetch(result, batch)
     index = np.concatenate(indices)
     order = np.argsort(index, kind="stable")
-    predictions = jax.tree.map(lambda *xs: np.concatenate(xs)[order], *parts)
-    return predictions, np.concatenate(targets)[order] if targets else None, index[order]
+    predictions = jax.tree.map(lambda *xs: _joined(xs, 0)[order], *parts)
+    known = jax.tree.map(lambda *xs: _joined(xs, UNKNOWN)[order], *targets) if targets else None
+    return predictions, known, index[order]
 
 
-def measure(task: Task, predictions: Mapping[str, Any], targets: Any) -> tuple[dict[str, float], dict[str, Any]]:
+def _joined(parts: Sequence[np.ndarray], integer: int) -> np.ndarray:
+    """`parts` under one another; shorter ones are padded at the end, with `integer` or 0.0."""
+    shape = np.max([part.shape[1:] for part in parts], axis=0).astype(int)
+    fill = integer if np.issubdtype(parts[0].dtype, np.integer) else 0
+    missing = [[(0, 0), *((0, to - have) for to, have in zip(shape, x.shape[1:], strict=True))] for x in parts]
+    return np.concatenate([np.pad(x, pads, constant_values=fill) for x, pads in zip(parts, missing, strict=True)])
+
+
+def measure(
+    task: Task, predictions: Mapping[str, Any], targets: Any, records: Sequence[Any]
+) -> tuple[dict[str, float], dict[str, Any]]:
     """(numbers, tables) of the task's metrics: tables are what is not a single number (confusion, per class)."""
-    found = task.metrics(predictions, targets)
+    found = task.metrics(predictions, targets, records)
     numbers = {name: float(value) for name, value in found.items() if np.isscalar(value)}
     return numbers, {name: value for name, value in found.items() if name not in numbers}

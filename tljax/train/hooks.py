@@ -139,7 +139,7 @@ def evaluate(
         if step % every and step != last:
             return None
         numbers, tables = run(state)
-        records.write("evaluate", step=step, split="validation", metrics=numbers, tables=tables)
+        records.evaluation(step, "validation", numbers, tables)
         say(f"step {step}: validation {best.metric} {numbers.get(best.metric, math.nan):.4f}")
         if best.update(step, numbers):
             keep(step, state)

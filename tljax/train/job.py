@@ -287,7 +287,7 @@ def _conclude(run: _Run, state: State, step: int, seconds: float) -> dict[str, d
         if split != "validation":
             numbers, tables = evaluation(chosen)
             metrics[split] = numbers
-            run.records.write("evaluate", step=of_step, split=split, metrics=numbers, tables=tables)
+            run.records.evaluation(of_step, split, numbers, tables)
     named = {"metric": best.metric, "value": best.value, "split": "validation"}
     run.records.write("end", step=step, best_step=best.step, best=named, seconds=round(seconds, 3))
     return metrics

@@ -27,6 +27,17 @@ class Records:
         self._file.write(json.dumps({"kind": kind, **plain(values)}) + "\n")
         self._file.flush()
 
+    def evaluation(self, step: int, split: str, metrics: dict[str, float], tables: dict[str, Any]) -> None:
+        """Appends what an evaluation found; its pictures go to files, renewed by the next evaluation of the split."""
+        shown = []
+        for number, picture in enumerate(tables.get("pictures", ())):
+            file = self.path.parent / "pictures" / f"{split}-{number}.png"
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(picture["png"])
+            shown.append({"title": picture["title"], "file": f"pictures/{file.name}"})
+        tables = {**tables, "pictures": shown} if shown else tables
+        self.write("evaluate", step=step, split=split, metrics=metrics, tables=tables)
+
     @property
     def offset(self) -> int:
         """Bytes written so far."""
