@@ -79,3 +79,27 @@ def test_smoothing_is_torchs():
     )
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5)
     np.testing.assert_allclose(losses.smooth(hot, 0.1).sum(1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [None, 2, 5])
+def test_token_cross_entropy_by_chunks_equals_torch(chunk):
+    generator = np.random.default_rng(0)
+    features, table = generator.normal(size=(2, 5, 3)), generator.normal(size=(7, 3))
+    bias, labels = generator.normal(size=7), generator.integers(0, 7, (2, 5))
+    labels[0, 3:] = -100
+    theirs = [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in (features, table, bias)]
+    logits = theirs[0] @ theirs[1].T + theirs[2]
+    wanted = torch.nn.functional.cross_entropy(logits.reshape(10, 7), torch.tensor(labels).reshape(10), reduction="sum")
+    wanted.backward()
+
+    def total(*leaves):
+        each, right = losses.token_cross_entropy(*leaves, jnp.asarray(labels), chunk=chunk)
+        return each.sum(), (each, right)
+
+    leaves = [jnp.asarray(x, jnp.float32) for x in (features, table, bias)]
+    (value, (each, right)), gradients = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(*leaves)
+    assert value == pytest.approx(wanted.item(), rel=1e-5)
+    for mine, other in zip(gradients, theirs, strict=True):
+        np.testing.assert_allclose(mine, other.grad, atol=1e-5)
+    assert np.all(each[0, 3:] == 0) and not right[0, 3:].any()
+    assert np.array_equal(right[1], logits[1].argmax(-1).numpy() == labels[1])

@@ -1,6 +1,6 @@
 """Losses of single examples: pure functions, float32 inside, no reduction over the batch.
 
-Axes: B batch, Y classes, D width.
+Axes: B batch, Y classes, D width, T tokens, V vocabulary.
 """
 
 import jax
@@ -18,6 +18,48 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
       (B,), float32.
     """
     return -jnp.sum(targets * jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1)
+
+
+def token_cross_entropy(
+    features: jax.Array, table: jax.Array, bias: jax.Array | None, labels: jax.Array, *, chunk: int | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """−log softmax(features · tableᵀ + bias) at the labels, without ever holding the logits of all tokens.
+
+    The tokens are taken `chunk` at a time along their axis, and their logits are made again on the way back.
+
+    Args:
+      features: (B, T, D).
+      table: (V, D), the output embedding.
+      bias: (V,) or None.
+      labels: (B, T), integers; a negative one is no label.
+      chunk: tokens of each example at a time; None is as many as make about 16 million logits in the batch.
+
+    Returns:
+      (losses (B, T) float32, 0 where there is no label; whether the label has the largest logit (B, T)).
+    """
+    batch, tokens, _ = features.shape
+    chunk = min(tokens, chunk or max(1, CHUNK_LOGITS // (batch * table.shape[0])))
+    count = -(-tokens // chunk)
+    padding = [(0, 0), (0, count * chunk - tokens)]
+    pieces = jnp.pad(features, [*padding, (0, 0)]).reshape(batch, count, chunk, -1).swapaxes(0, 1)
+    wanted = jnp.pad(labels, padding, constant_values=-1).reshape(batch, count, chunk).swapaxes(0, 1)
+
+    @jax.checkpoint
+    def piece(x: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = (x @ table.T.astype(x.dtype)).astype(jnp.float32)
+        logits = logits if bias is None else logits + bias.astype(jnp.float32)
+        known = label >= 0
+        at_label = jnp.take_along_axis(logits, jnp.where(known, label, 0)[..., None], axis=-1)[..., 0]
+        losses = jnp.where(known, jax.nn.logsumexp(logits, axis=-1) - at_label, 0.0)
+        return losses, known & (jnp.argmax(logits, axis=-1) == label)
+
+    found = jax.lax.map(lambda both: piece(*both), (pieces, wanted)) if count > 1 else piece(pieces[0], wanted[0])
+    losses, right = found if count == 1 else (x.swapaxes(0, 1).reshape(batch, -1)[:, :tokens] for x in found)
+    return losses, right
+
+
+CHUNK_LOGITS = 2**24
+"""Logits that `token_cross_entropy` holds at a time."""
 
 
 def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:

@@ -52,6 +52,7 @@ def test_digits_are_scikit_learn_s():
         ("tljax:hymenoptera", {"train": 244, "validation": 153}, 2),
         ("tljax:cifar10", {"train": 10000, "test": 10000}, 10),
         ("tljax:banking77", {"train": 10003, "test": 3080}, 77),
+        ("tljax:tinyshakespeare", {"train": 1, "validation": 1, "test": 1}, None),
         ("tljax:trec", {"train": 5452, "test": 500}, 6),
         ("tljax:stsb", {"train": 5749, "validation": 1500, "test": 1379}, None),
         ("tljax:stsb:de", {"train": 5749, "validation": 1500, "test": 1379}, None),

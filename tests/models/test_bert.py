@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 
 from tests.models.reference import distance, import_weights, make_model, random_norms, run
 from tljax.base.errors import UserError
@@ -90,6 +90,18 @@ def test_classifier_equals_the_reference(labels):
     inputs = batch(entries)
     ours, wanted = run(model, variables, inputs), theirs_on(theirs, inputs)
     assert distance(ours["logits"], wanted.logits) <= 1e-5
+    assert FAMILY.heads[name].matches(model.head)
+
+
+def test_masked_language_model_equals_the_reference():
+    theirs = reference(BertForMaskedLM, TINY)
+    name = "BertForMaskedLM"
+    entries = {**TINY, "add_pooling_layer": False}
+    model = make_model("bert", entries, name)
+    tensors = {k: v for k, v in theirs.state_dict().items() if not k.startswith("cls.predictions.decoder")}
+    variables = import_weights(model, tensors, prefix="bert.", architecture=name)
+    inputs = batch(entries)
+    assert distance(run(model, variables, inputs)["logits"], theirs_on(theirs, inputs).logits) <= 1e-5
     assert FAMILY.heads[name].matches(model.head)
 
 

@@ -77,7 +77,8 @@ def predict_records(experiment: Experiment, records: Sequence[Mapping[str, Any]]
     """
     unlabelled = [{key: value for key, value in record.items() if key not in ANSWERS} for record in records]
     source = Source(records=unlabelled, classes=experiment.classes, name="inputs")
-    source, processor = experiment.task.prepare(source, next(iter(experiment.readers.values())))
+    prepare = experiment.task.question or experiment.task.prepare
+    source, processor = prepare(source, next(iter(experiment.readers.values())))
     batches = eval_stream(source, processor, batch_size=min(evaluation_size(experiment), len(source.records)))
     run = partial(predictor(experiment), *placed(experiment))
     predictions, _, _ = collect(run, batches, replicated(experiment.mesh))

@@ -168,6 +168,8 @@ class Task(NamedTuple):
       main: (name of the metric that chooses between runs, "max" or "min").
       prepare: (source, processor) → (source, processor): records expanded or packed, and a processor that makes this
         task's targets.
+      question: as `prepare`, for records to predict for, where that differs: a language model continues them. Their
+        batches have no `targets`.
       infer: (model, variables, batch) → predictions, instead of one forward pass and `predict`: generation; or None.
       fill: (model, variables, processor) → parameters of the head, where its start is computed; or None.
       own_head: whether the parameters of `head` are those of the checkpoint's own head, where it has one.
@@ -185,6 +187,7 @@ class Task(NamedTuple):
     decode: Callable[[Mapping[str, Any], Sequence[Any]], list[dict[str, Any]]]
     main: tuple[str, str]
     prepare: Callable[[Source, Any], tuple[Source, Any]] = lambda source, processor: (source, processor)
+    question: Callable[[Source, Any], tuple[Source, Any]] | None = None
     infer: Callable[..., dict[str, Any]] | None = None
     fill: Callable[..., dict[str, Any]] | None = None
     own_head: bool = False

@@ -19,6 +19,7 @@ BUILDERS = {
     "mnist": "tljax.data.builders.mnist:Mnist",
     "scipy_docs": "tljax.data.builders.scipy_docs:ScipyDocs",
     "stsb": "tljax.data.builders.stsb:Stsb",
+    "tinyshakespeare": "tljax.data.builders.tinyshakespeare:Tinyshakespeare",
     "trec": "tljax.data.builders.trec:Trec",
     "usps": "tljax.data.builders.usps:Usps",
 }

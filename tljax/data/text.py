@@ -92,9 +92,12 @@ class TextProcessor:
 
     def collate(self, examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """int32 arrays (B, T), or (B, 2, T) for separate pairs, padded to one of the lengths."""
-        longest = max(map(self.size_of, examples))
-        length = min(n for n in (*self.lengths, self.max_length) if longest <= n <= self.max_length)
+        length = self.length_for(max(map(self.size_of, examples)))
         return {name: np.stack([self._pad(x[name], name, length) for x in examples]) for name in examples[0]}
+
+    def length_for(self, tokens: int) -> int:
+        """The smallest of the lengths that holds so many tokens."""
+        return min(n for n in (*self.lengths, self.max_length) if tokens <= n <= self.max_length)
 
     def check_vocabulary(self, size: int) -> None:
         """Raises `UserError` where the tokenizer knows more tokens than a word embedding of `size` rows."""
@@ -117,6 +120,11 @@ class TextProcessor:
     def facts(self) -> dict[str, Any]:
         """What decides the result, for records."""
         return {"pair": self.pair, "max_length": self.max_length, "folder": Path(self.folder).name}
+
+    @property
+    def tokenizer(self) -> Any:
+        """transformers' tokenizer of the checkpoint."""
+        return self._tokenizer
 
     @cached_property
     def _tokenizer(self) -> Any:

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from tljax.base.errors import UserError, raise_faults
-from tljax.base.types import Family
-from tljax.base.weights import AS_IS, Table, row
+from tljax.base.types import Family, HeadFormat
+from tljax.base.weights import AS_IS, Row, Table, row
 from tljax.models.configs import read_config
 from tljax.models.formats import dense_rows, linear_classifier, norm_rows
+from tljax.models.heads import LanguageModel
 from tljax.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, Mlp, SelfAttention, dropout
 from tljax.models.resizing import entry_resize, resize_positions, resize_vocabulary
 from tljax.models.tower import Tower
@@ -72,12 +73,15 @@ class Embeddings(nn.Module):
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
         c, ids = self.config, carry["input_ids"]
-        x = Embed(c.vocab_size, c.hidden_size, c.init, name="words")(ids)
+        words = Embed(c.vocab_size, c.hidden_size, c.init, name="words")
+        x = words(ids)
         # The reference's order of summation.
         x = x + Embed(c.type_vocab_size, c.hidden_size, c.init, name="types")(carry["token_type_ids"])
         x = x + Embed(c.max_position_embeddings, c.hidden_size, c.init, name="positions")(jnp.arange(ids.shape[1]))
         x = LayerNorm(c.layer_norm_eps, name="norm")(x)
-        return {"mask": carry["mask"], "hidden": dropout(self, x, c.hidden_dropout_prob, train)}
+        table = words.variables["params"]["embedding"]
+        hidden = dropout(self, x, c.hidden_dropout_prob, train)
+        return {"mask": carry["mask"], "hidden": hidden, "word_embeddings": table}
 
 
 class Block(nn.Module):
@@ -127,6 +131,10 @@ class Bert(Tower):
     def recorded_stages(self) -> tuple[str, ...]:
         return tuple(stage for stage in self.stages if stage != "pooler")
 
+    @property
+    def shared(self) -> dict[str, tuple[str, ...]]:
+        return {"embed/words/embedding": ("embed", "head")}
+
 
 def start(config: BertConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Ids (B, T), and where they are absent a mask of ones and token types of zeros, as in transformers.
@@ -157,8 +165,8 @@ def start(config: BertConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def finish(config: BertConfig, carry: Mapping[str, Any]) -> dict[str, Any]:
-    """hidden (B, T, D), pooled (B, D) or None, mask (B, T)."""
-    return {"hidden": carry["hidden"], "pooled": carry.get("pooled"), "mask": carry["mask"]}
+    """hidden (B, T, D), pooled (B, D) or None, mask (B, T), word_embeddings (V, D)."""
+    return {**{name: carry[name] for name in ("hidden", "mask", "word_embeddings")}, "pooled": carry.get("pooled")}
 
 
 def table(config: BertConfig, prefix: str) -> Table:
@@ -181,6 +189,10 @@ def table(config: BertConfig, prefix: str) -> Table:
         rows += dense_rows(f"{prefix}pooler.dense", "backbone/pooler/dense")
     return Table(
         rows=tuple(rows),
+        aliases={
+            "cls.predictions.decoder.weight": f"{prefix}embeddings.word_embeddings.weight",
+            "cls.predictions.decoder.bias": "cls.predictions.bias",
+        },
         extras=(
             r"(bert\.)?embeddings\.(position_ids|token_type_ids)",
             r"(cls|classifier|qa_outputs)\..*",
@@ -189,6 +201,24 @@ def table(config: BertConfig, prefix: str) -> Table:
         # TensorFlow's names, in files converted before 2019.
         renames=((r"(.*LayerNorm)\.gamma", r"\1.weight"), (r"(.*LayerNorm)\.beta", r"\1.bias")),
     )
+
+
+def _language_model_rows(config: BertConfig) -> tuple[Row, ...]:
+    theirs = "cls.predictions.transform"
+    rows = [*dense_rows(f"{theirs}.dense", "head/transform"), *norm_rows(f"{theirs}.LayerNorm", "head/norm")]
+    return (*rows, row("cls.predictions.bias", "head/out/bias", AS_IS))
+
+
+MASKED_LANGUAGE_MODEL = HeadFormat(
+    architecture="BertForMaskedLM",
+    head=lambda config, entries: LanguageModel(
+        config.vocab_size, bias=True, transform=config.hidden_act, epsilon=config.layer_norm_eps
+    ),
+    matches=lambda head: isinstance(head, LanguageModel) and head.tied and head.bias and bool(head.transform),
+    rows=_language_model_rows,
+    prefix="bert.",
+    describe=lambda head, classes: {},
+)
 
 
 def _classifier_dropout(config: BertConfig) -> float:
@@ -225,7 +255,10 @@ FAMILY = Family(
     name="bert",
     configure=configure,
     backbone=Bert,
-    carry=dict.fromkeys(("input_ids", "token_type_ids", "mask", "hidden", "pooled"), "example"),
+    carry={
+        **dict.fromkeys(("input_ids", "token_type_ids", "mask", "hidden", "pooled"), "example"),
+        "word_embeddings": "broadcast",
+    },
     start=start,
     finish=finish,
     inputs=lambda config: {
@@ -235,6 +268,7 @@ FAMILY = Family(
     table=table,
     prefixes=("bert.", ""),
     heads={
+        "BertForMaskedLM": MASKED_LANGUAGE_MODEL,
         "BertForSequenceClassification": linear_classifier(
             "BertForSequenceClassification",
             prefix="bert.",

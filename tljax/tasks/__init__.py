@@ -4,7 +4,9 @@ A task is `task(spec, **options) -> Task`, where `spec` is a `tljax.tasks.spec.T
 """
 
 TABLE = {
+    "causal_lm": "tljax.tasks.causal_lm:causal_lm",
     "classification": "tljax.tasks.classification:classification",
+    "masked_lm": "tljax.tasks.masked_lm:masked_lm",
     "regression": "tljax.tasks.regression:regression",
     "similarity": "tljax.tasks.similarity:similarity",
 }

@@ -1,0 +1,135 @@
+"""Causal language modelling: predict the next token; continue texts."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tljax import losses
+from tljax.base.errors import UserError, raise_faults
+from tljax.base.types import Task
+from tljax.data.language import NO_LABEL, NextToken, Prompts, pack, text_tokenizer
+from tljax.models import get_family
+from tljax.models.forward import forward
+from tljax.models.generation import generate
+from tljax.models.heads import LanguageModel
+from tljax.tasks.spec import TaskSpec
+
+
+def causal_lm(
+    spec: TaskSpec,
+    *,
+    length: int = 256,
+    max_new_tokens: int = 128,
+    num_beams: int = 1,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> Task:
+    """The next token at every place, by the checkpoint's own output embedding; `predict` continues texts.
+
+    Texts are packed: one after another, each with its first and last token, cut into chunks; no token sees another
+    text than its own.
+
+    Args:
+      spec: needs a text processor; the backbone is a decoder.
+      length: tokens in a chunk, T.
+      max_new_tokens: how long a text is continued at most.
+      num_beams: beams of the search; 1 is greedy.
+      temperature: 0 takes the likeliest token; above it samples.
+      top_k: sample among so many likeliest tokens; 0 among all.
+      top_p: sample among the likeliest tokens that together have this probability.
+      seed: of sampling.
+
+    Returns:
+      A `Task` that is chosen by `perplexity`, the exponential of the mean −log p of all next tokens. Its predictions
+      are the sums `nll`, `right` and `count` (B,) of each chunk, or, for texts to continue, `tokens` (B, L).
+
+    Raises:
+      UserError: a backbone that is no decoder, a chunk longer than the model's positions, no tokenizer.
+    """
+    if get_family(spec.family).cache is None or "encoder_hidden" in spec.outputs:
+        raise UserError(f"config.task: causal_lm needs a decoder, and {spec.family} is none.")
+    positions = getattr(spec.config, "max_position_embeddings", None)
+    raise_faults(
+        "The section config.task cannot be used:",
+        [f"length is {length!r}; a chunk must hold at least 2 tokens."] * (length < 2)
+        + [f"length is {length}, and the model has {positions} positions."] * bool(positions and length > positions)
+        + [f"max_new_tokens is {max_new_tokens!r}; it must be above 0."] * (max_new_tokens < 1),
+    )
+    tokenizer = text_tokenizer(spec.processor)
+    head = own_language_model(spec)
+    continued = partial(
+        generate,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id or 0,
+        num_beams=num_beams,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
+
+    def infer(model, variables, batch):
+        if "targets" not in batch:
+            model = model._replace(head=head)
+            return {"tokens": continued(model, variables, batch["inputs"], rng=jax.random.key(seed)).tokens}
+        return next_token_sums(model, variables, batch)
+
+    def decode(predictions, records):
+        texts = [tokenizer.decode(row, skip_special_tokens=True) for row in predictions["tokens"]]
+        return [{"continuation": text} for text in texts]
+
+    return Task(
+        name="causal_lm",
+        head=head.clone(lazy=True),
+        own_head=True,
+        uses="hidden",
+        inputs=lambda batch: batch["inputs"],
+        targets=lambda batch: batch["targets"],
+        loss=lambda outputs, targets: token_losses(outputs, targets)[0],
+        weights=lambda batch: (batch["targets"] >= 0) * batch["weight"][:, None],
+        predict=lambda outputs: {},
+        metrics=lambda predictions, targets, records: language_metrics(predictions),
+        decode=decode,
+        main=("perplexity", "min"),
+        prepare=lambda source, processor: (pack(source, processor, length), NextToken(processor, length)),
+        question=lambda source, processor: (source, Prompts(processor)),
+        infer=infer,
+    )
+
+
+def own_language_model(spec: TaskSpec) -> LanguageModel:
+    """The checkpoint's own head; for a backbone alone a new one, tied as its config says."""
+    if isinstance(spec.head, LanguageModel):
+        return spec.head
+    tied = getattr(spec.config, "tie_word_embeddings", True)
+    return LanguageModel(spec.config.vocab_size, tied=tied and "word_embeddings" in spec.outputs)
+
+
+def token_losses(outputs: Mapping[str, Any], labels: Any) -> tuple[jax.Array, jax.Array]:
+    """(−log p, whether right) of a lazy head's outputs, both (B, T)."""
+    return losses.token_cross_entropy(outputs["features"], outputs["output_embedding"], outputs["output_bias"], labels)
+
+
+def next_token_sums(model: Any, variables: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """`nll`, `right` and `count` of each example, (B,) float32."""
+    outputs, _ = forward(model, variables, batch["inputs"])
+    return sums(*token_losses(outputs, batch["targets"]), batch["targets"])
+
+
+def sums(each: jax.Array, right: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """Sums over the tokens of each example, (B,) float32."""
+    count = (labels != NO_LABEL).sum(axis=1).astype(jnp.float32)
+    return {"nll": each.sum(axis=1), "right": right.sum(axis=1).astype(jnp.float32), "count": count}
+
+
+def language_metrics(predictions: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """`perplexity`, `loss` (nats a token) and `token_accuracy`, over all tokens of the split."""
+    nll, right, count = (float(np.sum(predictions[name], dtype=np.float64)) for name in ("nll", "right", "count"))
+    loss = nll / max(count, 1.0)
+    return {"perplexity": float(np.exp(min(loss, 700.0))), "loss": loss, "token_accuracy": right / max(count, 1.0)}
