@@ -24,6 +24,8 @@ class HeadFormat(NamedTuple):
       rows: config of the family → the weight rows of the head; our paths start with `head/`.
       prefix: what the class puts before the backbone's names ("bert.").
       describe: our head module, class names or None → entries to set in config.json (`num_labels`, `id2label`).
+      lacks: regular expressions of tensors of the backbone, under their full names, that this class does not have (a
+        pooler that it does not run); an export with this head leaves them out.
     """
 
     architecture: str
@@ -32,6 +34,7 @@ class HeadFormat(NamedTuple):
     rows: Callable[[Any], tuple[Row, ...]]
     prefix: str
     describe: Callable[[Any, Sequence[str] | None], dict[str, Any]]
+    lacks: tuple[str, ...] = ()
 
 
 class Resize(NamedTuple):

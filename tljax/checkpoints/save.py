@@ -136,6 +136,7 @@ def write_model(
     table = family.table(model.config, prefix)
     tensors = export_leaves(table, flat)
     if chosen is not None:
+        tensors = {n: x for n, x in tensors.items() if not any(re.fullmatch(p, n) for p in chosen.lacks)}
         tensors.update(export_leaves(table._replace(rows=chosen.rows(model.config)), flat))
     if "model_type" not in json.loads(model.source):
         # No checkpoint gave torch's counters of batches, which the reference's batch norms have.
@@ -161,7 +162,7 @@ def _entries(
     if chosen is not None:
         entries["architectures"] = [chosen.architecture]
     elif not foreign:
-        entries["architectures"] = [f"{next(iter(family.heads), family.name).partition('For')[0]}Model"]
+        entries["architectures"] = [re.split("For|LMHead", next(iter(family.heads), family.name))[0] + "Model"]
     describe = chosen.describe if chosen else next((f.describe for f in family.heads.values()), None)
     count = getattr(model.head, "classes", None)
     if describe is not None and count is not None:

@@ -6,6 +6,7 @@ SOURCES = {
     "image_folder": "tljax.data.image_folder:open_image_folder",
     "csv": "tljax.data.columns:open_csv",
     "tsv": "tljax.data.columns:open_tsv",
+    "conll": "tljax.data.conll:open_conll",
     "jsonl": "tljax.data.columns:open_jsonl",
     "npz": "tljax.data.columns:open_npz",
 }
@@ -22,5 +23,6 @@ BUILDERS = {
     "tinyshakespeare": "tljax.data.builders.tinyshakespeare:Tinyshakespeare",
     "trec": "tljax.data.builders.trec:Trec",
     "usps": "tljax.data.builders.usps:Usps",
+    "wnut17": "tljax.data.builders.wnut17:Wnut17",
 }
 """`tljax:NAME` → our TFDS builder."""

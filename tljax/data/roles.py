@@ -5,8 +5,21 @@ from collections.abc import Iterable, Mapping
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import suggest
 
-ROLES = ("text", "text_b", "image", "label", "score", "id")
-"""`label` is a class (or several), `score` a number to regress on; both become the record's `label`."""
+CONTENTS = ("text", "image", "audio", "tokens", "question")
+"""One of these at least is what a model reads."""
+
+ROLES = (
+    *CONTENTS,
+    *("text_b", "target_text", "context", "answers", "answer_starts", "tags", "boxes", "labels", "ignore", "mask"),
+    *("speaker", "label", "score", "id"),
+)
+"""`label` is a class (or several), `score` a number to regress on; both become the record's `label`.
+
+`tags` are a class a token, `labels` a class a box, `mask` a class a pixel; `target_text` is what is to be written.
+"""
+
+RAW = ("image", "audio", "mask")
+"""Kept as encoded bytes or arrays."""
 
 
 def choose_columns(
@@ -21,13 +34,13 @@ def choose_columns(
       guess: role → column, where types tell more than names.
 
     Raises:
-      UserError: unknown roles, missing columns (with the header and the nearest name), no text and no image.
+      UserError: unknown roles, missing columns (with the header and the nearest name), nothing to read (`CONTENTS`).
     """
     available = list(map(str, available))
     header = f"The columns are: {', '.join(available) or '(none)'}."
     if columns is None:
         columns = {role: role for role in ROLES if role in available}
-        if not {"text", "image"} & set(columns):
+        if not set(CONTENTS) & set(columns):
             columns = dict(guess or {})
     faults = []
     for role, name in columns.items():
@@ -35,7 +48,7 @@ def choose_columns(
             faults.append(f"{role!r} is no part of a record. {suggest(role, ROLES)}")
         elif name not in available:
             faults.append(f"there is no column {name!r} for {role!r}. {suggest(name, available)}")
-    if not {"text", "image"} & set(columns):
+    if not set(CONTENTS) & set(columns):
         faults.append(f"no column is named as the text or the image: columns=dict(text='…', label='…'). {header}")
     if {"label", "score"} <= set(columns):
         faults.append("columns names both a label (a class) and a score (a number); choose one.")

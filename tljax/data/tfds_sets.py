@@ -12,7 +12,10 @@ from tljax.base.errors import UserError
 from tljax.base.tables import suggest
 from tljax.base.types import Source
 from tljax.data.prepare import cache_dir, data_folder, prepared_folder, quiet
-from tljax.data.roles import choose_columns, choose_split
+from tljax.data.roles import RAW, choose_columns, choose_split
+
+CLASSED = ("label", "tags", "labels", "mask")
+"""The roles whose feature names the classes."""
 
 
 class TfdsRecords:
@@ -36,12 +39,13 @@ class TfdsRecords:
 
 
 def _plain(value: Any, role: str) -> Any:
-    """A feature as str, int, float or list; encoded images and arrays of pixels as they are."""
-    if role == "image":
+    """A feature as str, int, float or list; what is encoded, pixels and boxes as they are."""
+    if role in (*RAW, "boxes"):
         return value
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    return value.tolist() if hasattr(value, "tolist") else value
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list):
+        return [_plain(each, role) for each in value]
+    return value.decode("utf-8") if isinstance(value, bytes) else value
 
 
 def open_own(
@@ -132,7 +136,7 @@ def _open(
         ) from error
     except ValueError as error:
         raise UserError(f"{where} has no split {split!r}: {str(error).splitlines()[0]}") from error
-    names = _class_names(features[chosen["label"]]) if "label" in chosen else None
+    names = next((_class_names(features[chosen[role]]) for role in CLASSED if role in chosen), None)
     if classes is not None and names is not None and tuple(classes) != names:
         raise UserError(f"{where} has its own classes {list(names)}; choose from them with `classes` of the entry.")
     return Source(TfdsRecords(records, chosen), names, f"{where}/{split}")

@@ -13,7 +13,7 @@ from tljax.base.errors import UserError, raise_faults
 from tljax.base.types import Family, HeadFormat
 from tljax.base.weights import AS_IS, Row, Table, row
 from tljax.models.configs import read_config
-from tljax.models.formats import dense_rows, linear_classifier, norm_rows
+from tljax.models.formats import dense_rows, linear_classifier, norm_rows, token_classifier
 from tljax.models.heads import LanguageModel
 from tljax.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, Mlp, SelfAttention, dropout
 from tljax.models.resizing import entry_resize, resize_positions, resize_vocabulary
@@ -203,6 +203,10 @@ def table(config: BertConfig, prefix: str) -> Table:
     )
 
 
+NO_POOLER = (r"bert\.pooler\..*",)
+"""What the classes lack that read every token."""
+
+
 def _language_model_rows(config: BertConfig) -> tuple[Row, ...]:
     theirs = "cls.predictions.transform"
     rows = [*dense_rows(f"{theirs}.dense", "head/transform"), *norm_rows(f"{theirs}.LayerNorm", "head/norm")]
@@ -218,6 +222,7 @@ MASKED_LANGUAGE_MODEL = HeadFormat(
     rows=_language_model_rows,
     prefix="bert.",
     describe=lambda head, classes: {},
+    lacks=NO_POOLER,
 )
 
 
@@ -268,14 +273,21 @@ FAMILY = Family(
     table=table,
     prefixes=("bert.", ""),
     heads={
-        "BertForMaskedLM": MASKED_LANGUAGE_MODEL,
         "BertForSequenceClassification": linear_classifier(
             "BertForSequenceClassification",
             prefix="bert.",
             theirs="classifier",
             pools=("pooled",),
             dropout=_classifier_dropout,
-        )
+        ),
+        "BertForMaskedLM": MASKED_LANGUAGE_MODEL,
+        "BertForTokenClassification": token_classifier(
+            "BertForTokenClassification",
+            prefix="bert.",
+            theirs="classifier",
+            dropout=_classifier_dropout,
+            lacks=NO_POOLER,
+        ),
     },
     own_pool="pooled",
     sharding=(

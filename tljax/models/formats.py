@@ -5,7 +5,7 @@ from typing import Any
 
 from tljax.base.types import HeadFormat
 from tljax.base.weights import AS_IS, CONV, LINEAR, Row, row
-from tljax.models.heads import Classifier
+from tljax.models.heads import Classifier, LanguageModel, TokenClassifier
 
 
 def dense_rows(theirs: str, ours: str, *, bias: bool = True) -> list[Row]:
@@ -73,4 +73,59 @@ def linear_classifier(
         rows=lambda config: tuple(dense_rows(theirs, "head/out")),
         prefix=prefix,
         describe=describe_labels,
+    )
+
+
+def language_model(
+    architecture: str,
+    *,
+    prefix: str,
+    tied: Callable[[Any], bool] = lambda config: config.tie_word_embeddings,
+    theirs: str = "lm_head",
+) -> HeadFormat:
+    """The format of a reference class with an output embedding on every token and nothing else.
+
+    Args:
+      architecture: the class.
+      prefix: what it puts before the backbone's names.
+      tied: config → whether the output embedding is the input's; then the head has no tensors.
+      theirs: the name of the output layer.
+    """
+    return HeadFormat(
+        architecture=architecture,
+        head=lambda config, entries: LanguageModel(config.vocab_size, tied=tied(config)),
+        matches=lambda head: (
+            isinstance(head, LanguageModel) and not head.transform and not head.bias and head.scale == 1.0
+        ),
+        rows=lambda config: () if tied(config) else tuple(dense_rows(theirs, "head/out", bias=False)),
+        prefix=prefix,
+        describe=lambda head, classes: describe_labels(head, classes) if hasattr(head, "classes") else {},
+    )
+
+
+def token_classifier(
+    architecture: str,
+    *,
+    prefix: str,
+    theirs: str,
+    dropout: Callable[[Any], float] = lambda config: 0.0,
+    lacks: tuple[str, ...] = (),
+) -> HeadFormat:
+    """The format of a reference class with one linear layer on every token.
+
+    Args:
+      architecture: the class.
+      prefix: what it puts before the backbone's names.
+      theirs: the name of the linear layer.
+      dropout: config → rate before the layer.
+      lacks: see `HeadFormat`.
+    """
+    return HeadFormat(
+        architecture=architecture,
+        head=lambda config, entries: TokenClassifier(label_count(entries), dropout=dropout(config), start="normal"),
+        matches=lambda head: isinstance(head, TokenClassifier),
+        rows=lambda config: tuple(dense_rows(theirs, "head/out")),
+        prefix=prefix,
+        describe=lambda head, classes: {**describe_labels(head, classes), "problem_type": None},
+        lacks=lacks,
     )

@@ -84,6 +84,25 @@ class Classifier(nn.Module):
         return {**outputs, "logits": Dense(self.classes, kernel_init=STARTS[self.start], name="out")(x)}
 
 
+class TokenClassifier(nn.Module):
+    """Dropout and one dense layer on every token or frame, as `logits` (B, T, Y); parameters `out/kernel`, `out/bias`.
+
+    Attributes:
+      classes: Y.
+      dropout: rate before the dense layer.
+      start: how the kernel starts, a key of `STARTS`.
+    """
+
+    classes: int
+    dropout: float = 0.0
+    start: str = "zeros"
+
+    @nn.compact
+    def __call__(self, outputs: dict[str, Any], train: bool = False) -> dict[str, Any]:
+        x = nn.Dropout(self.dropout, deterministic=not train)(outputs["hidden"])
+        return {**outputs, "logits": Dense(self.classes, kernel_init=STARTS[self.start], name="out")(x)}
+
+
 class DistilledClassifier(nn.Module):
     """A classifier on the class token and one on the distillation token, and their mean as `logits` (B, Y).
 

@@ -9,5 +9,6 @@ TABLE = {
     "masked_lm": "tljax.tasks.masked_lm:masked_lm",
     "regression": "tljax.tasks.regression:regression",
     "similarity": "tljax.tasks.similarity:similarity",
+    "token_classification": "tljax.tasks.token_classification:token_classification",
 }
 """Name → where the task is."""
