@@ -7,6 +7,7 @@ SOURCES = {
     "csv": "tljax.data.columns:open_csv",
     "tsv": "tljax.data.columns:open_tsv",
     "conll": "tljax.data.conll:open_conll",
+    "squad": "tljax.data.squad:open_squad",
     "jsonl": "tljax.data.columns:open_jsonl",
     "npz": "tljax.data.columns:open_npz",
 }
@@ -24,5 +25,6 @@ BUILDERS = {
     "trec": "tljax.data.builders.trec:Trec",
     "usps": "tljax.data.builders.usps:Usps",
     "wnut17": "tljax.data.builders.wnut17:Wnut17",
+    "xquad": "tljax.data.builders.xquad:Xquad",
 }
 """`tljax:NAME` → our TFDS builder."""

@@ -10,7 +10,6 @@ from tljax.base.errors import UserError
 from tljax.data.language import NO_LABEL, text_tokenizer
 from tljax.data.text import TextProcessor
 
-
 OWN = ("words", "labels")
 """Arrays of an example that are not the model's."""
 
@@ -76,10 +75,7 @@ class Tagging:
 
     def _padded(self, examples: Sequence[Mapping[str, np.ndarray]], name: str, value: int, inputs: Any) -> np.ndarray:
         length = inputs["input_ids"].shape[1]
-        left = text_tokenizer(self.processor).padding_side == "left"
-        missing = [length - len(example[name]) for example in examples]
-        pads = [(n, 0) if left else (0, n) for n in missing]
-        return np.stack([np.pad(e[name], p, constant_values=value) for e, p in zip(examples, pads, strict=True)])
+        return np.stack([self.processor.pad(example[name], name, length, value) for example in examples])
 
 
 def _first_tokens(encoding: Any) -> tuple[np.ndarray, np.ndarray]:

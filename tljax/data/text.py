@@ -84,7 +84,7 @@ class TextProcessor:
             raise UserError(f"The record {record.get('id')!r} holds one text, and pair='separate' needs two.")
         parts = [self._arrays(*self._encode(each, None)) for each in (text, text_b)]
         longest = max(part["input_ids"].shape[0] for part in parts)
-        return {name: np.stack([self._pad(part[name], name, longest) for part in parts]) for name in parts[0]}
+        return {name: np.stack([self.pad(part[name], name, longest) for part in parts]) for name in parts[0]}
 
     def size_of(self, example: Mapping[str, np.ndarray]) -> int:
         """Tokens of an example: batches of similar size waste less padding."""
@@ -93,7 +93,7 @@ class TextProcessor:
     def collate(self, examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """int32 arrays (B, T), or (B, 2, T) for separate pairs, padded to one of the lengths."""
         length = self.length_for(max(map(self.size_of, examples)))
-        return {name: np.stack([self._pad(x[name], name, length) for x in examples]) for name in examples[0]}
+        return {name: np.stack([self.pad(x[name], name, length) for x in examples]) for name in examples[0]}
 
     def length_for(self, tokens: int) -> int:
         """The smallest of the lengths that holds so many tokens."""
@@ -167,9 +167,10 @@ class TextProcessor:
             arrays["token_type_ids"] = np.array(types, np.int32)
         return arrays
 
-    def _pad(self, array: np.ndarray, name: str, length: int) -> np.ndarray:
+    def pad(self, array: np.ndarray, name: str, length: int, value: int = 0) -> np.ndarray:
+        """`array` (…, t) as (…, length), on the tokenizer's side, with its padding token or `value` for other names."""
         missing = length - array.shape[-1]
         before = missing if self._tokenizer.padding_side == "left" else 0
         pads = [(0, 0)] * (array.ndim - 1) + [(before, missing - before)]
-        value = (self._tokenizer.pad_token_id or 0) if name == "input_ids" else 0
+        value = (self._tokenizer.pad_token_id or 0) if name == "input_ids" else value
         return np.pad(array, pads, constant_values=value)

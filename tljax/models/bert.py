@@ -13,7 +13,7 @@ from tljax.base.errors import UserError, raise_faults
 from tljax.base.types import Family, HeadFormat
 from tljax.base.weights import AS_IS, Row, Table, row
 from tljax.models.configs import read_config
-from tljax.models.formats import dense_rows, linear_classifier, norm_rows, token_classifier
+from tljax.models.formats import dense_rows, linear_classifier, norm_rows, span_classifier, token_classifier
 from tljax.models.heads import LanguageModel
 from tljax.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, Mlp, SelfAttention, dropout
 from tljax.models.resizing import entry_resize, resize_positions, resize_vocabulary
@@ -281,6 +281,9 @@ FAMILY = Family(
             dropout=_classifier_dropout,
         ),
         "BertForMaskedLM": MASKED_LANGUAGE_MODEL,
+        "BertForQuestionAnswering": span_classifier(
+            "BertForQuestionAnswering", prefix="bert.", theirs="qa_outputs", lacks=NO_POOLER
+        ),
         "BertForTokenClassification": token_classifier(
             "BertForTokenClassification",
             prefix="bert.",

@@ -5,7 +5,7 @@ from typing import Any
 
 from tljax.base.types import HeadFormat
 from tljax.base.weights import AS_IS, CONV, LINEAR, Row, row
-from tljax.models.heads import Classifier, LanguageModel, TokenClassifier
+from tljax.models.heads import Classifier, LanguageModel, SpanClassifier, TokenClassifier
 
 
 def dense_rows(theirs: str, ours: str, *, bias: bool = True) -> list[Row]:
@@ -127,5 +127,18 @@ def token_classifier(
         rows=lambda config: tuple(dense_rows(theirs, "head/out")),
         prefix=prefix,
         describe=lambda head, classes: {**describe_labels(head, classes), "problem_type": None},
+        lacks=lacks,
+    )
+
+
+def span_classifier(architecture: str, *, prefix: str, theirs: str, lacks: tuple[str, ...] = ()) -> HeadFormat:
+    """The format of a reference class that marks the start and the stop of an answer; arguments as above."""
+    return HeadFormat(
+        architecture=architecture,
+        head=lambda config, entries: SpanClassifier(),
+        matches=lambda head: isinstance(head, SpanClassifier),
+        rows=lambda config: tuple(dense_rows(theirs, "head/out")),
+        prefix=prefix,
+        describe=lambda head, classes: {},
         lacks=lacks,
     )

@@ -17,6 +17,10 @@ STARTS = {
 """How the kernel of a head starts. "he" (He et al. 2015) suits a network that starts from scratch as a whole."""
 
 
+NEVER = float(jnp.finfo(jnp.float32).min)
+"""The logit of what cannot be."""
+
+
 def pool(outputs: dict[str, Any], how: str) -> jax.Array:
     """One vector an example, (B, D), from a backbone's outputs.
 
@@ -101,6 +105,25 @@ class TokenClassifier(nn.Module):
     def __call__(self, outputs: dict[str, Any], train: bool = False) -> dict[str, Any]:
         x = nn.Dropout(self.dropout, deterministic=not train)(outputs["hidden"])
         return {**outputs, "logits": Dense(self.classes, kernel_init=STARTS[self.start], name="out")(x)}
+
+
+class SpanClassifier(nn.Module):
+    """Where an answer starts and stops: one dense layer on every token, as `start_logits` and `stop_logits` (B, T).
+
+    Parameters: `out/kernel` (D, 2), `out/bias`. Padding, which `mask` marks with 0, gets the least number there is.
+
+    Attributes:
+      dropout: rate before the dense layer.
+    """
+
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, outputs: dict[str, Any], train: bool = False) -> dict[str, Any]:
+        x = nn.Dropout(self.dropout, deterministic=not train)(outputs["hidden"])
+        logits = Dense(2, kernel_init=STARTS["normal"], name="out")(x).astype(jnp.float32)
+        start, stop = (jnp.where(outputs["mask"] > 0, logits[..., i], NEVER) for i in (0, 1))
+        return {**outputs, "start_logits": start, "stop_logits": stop}
 
 
 class DistilledClassifier(nn.Module):

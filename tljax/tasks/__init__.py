@@ -7,6 +7,7 @@ TABLE = {
     "causal_lm": "tljax.tasks.causal_lm:causal_lm",
     "classification": "tljax.tasks.classification:classification",
     "masked_lm": "tljax.tasks.masked_lm:masked_lm",
+    "question_answering": "tljax.tasks.question_answering:question_answering",
     "regression": "tljax.tasks.regression:regression",
     "similarity": "tljax.tasks.similarity:similarity",
     "token_classification": "tljax.tasks.token_classification:token_classification",

@@ -32,8 +32,9 @@ def token_classification(
       init: "zeros", "normal" or "he".
 
     Returns:
-      A `Task` whose predictions are `label` (B, T) and `words` (B, T), which word a token begins, from 1 on. With "bio" it is chosen by `f1`, the micro average over entities;
-      words that were cut off count as O. With "plain" it is chosen by `token_accuracy`.
+      A `Task` whose predictions are `label` (B, T) and `words` (B, T), which word a token begins, from 1 on. With
+      "bio" it is chosen by `f1`, the micro average over entities; words that were cut off count as O. With "plain" it
+      is chosen by `token_accuracy`.
 
     Raises:
       UserError: data without tags, tags that are not of the scheme, an unknown option.
