@@ -64,7 +64,7 @@ def test_several_changes_and_a_head_go_out_and_are_loaded_strictly(bert, tmp_pat
 
 def test_a_head_that_no_longer_fits_is_left_behind_and_the_note_says_so(tmp_path):
     torch.manual_seed(0)
-    transformers.BertForMaskedLM(transformers.BertConfig(**TINY_BERT)).save_pretrained(tmp_path / "in")
+    transformers.BertForPreTraining(transformers.BertConfig(**TINY_BERT)).save_pretrained(tmp_path / "in")
     pretrained = load_pretrained(tmp_path / "in")
     model, variables, notes = adapt(pretrained.model, pretrained.variables, vocab_size=20)
     assert "cls.predictions.bias" in str(notes[-1]) and notes[-1].path == "extras"

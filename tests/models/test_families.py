@@ -7,21 +7,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.darknet import EVERYTHING
 from tests.models.reference import leaf_shapes, make_model
 from tljax.base.errors import UserError
-from tljax.base.paths import assign, flatten
+from tljax.base.paths import assign, flatten, unflatten
 from tljax.base.weights import their_shapes
 from tljax.models import FAMILIES, get_family
 from tljax.models.forward import forward, init_variables
 from tljax.sharding import AXES
 
 TEXT = dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20)
+CLIP_TEXT = dict(**TEXT, vocab_size=30, max_position_embeddings=16, eos_token_id=2)
+T5 = dict(vocab_size=30, d_model=12, d_kv=4, d_ff=20, num_layers=2, num_heads=3)
 TINY = {
     "bert": dict(**TEXT, vocab_size=30, max_position_embeddings=16),
     "vit": dict(**TEXT, image_size=[8, 12], patch_size=4),
     "deit": dict(**TEXT, image_size=[8, 12], patch_size=4),
     "resnet": dict(embedding_size=4, hidden_sizes=[8, 16], depths=[2, 1]),
     "cifar_resnet": dict(blocks=1, widths=[4, 8]),
+    "yolo": dict(cfg=EVERYTHING),
+    "clip": dict(text_config=CLIP_TEXT, vision_config=dict(**TEXT, image_size=8, patch_size=4), projection_dim=6),
+    "clip_text_model": CLIP_TEXT,
+    "clip_vision_model": dict(**TEXT, image_size=8, patch_size=4),
+    "t5": T5,
+    "t5_encoder": T5,
+    "gpt2": dict(n_embd=12, n_layer=2, n_head=3, n_inner=20, vocab_size=30, n_positions=16),
+    "llama": dict(**TEXT, vocab_size=30, max_position_embeddings=16, tie_word_embeddings=True),
+    "mistral": dict(**TEXT, vocab_size=30, num_key_value_heads=1, sliding_window=3, tie_word_embeddings=True),
+    "qwen2": dict(**TEXT, vocab_size=30, num_key_value_heads=3, tie_word_embeddings=True),
+    "qwen3": dict(**TEXT, vocab_size=30, num_key_value_heads=1, head_dim=6, tie_word_embeddings=True),
+    "wav2vec2": dict(**TEXT, conv_dim=[8, 6], conv_kernel=[5, 3], conv_stride=[3, 2], num_conv_pos_embedding_groups=3),
 }
 
 
@@ -63,7 +78,27 @@ def collections(variables):
 
 def part(tree, stages):
     """The leaves of some stages alone."""
-    return {kind: {s: leaves[s] for s in stages if s in leaves} for kind, leaves in tree.items()}
+    flat = {kind: flatten(leaves) for kind, leaves in tree.items()}
+    mine = tuple(f"{stage}/" for stage in stages)
+    return {kind: unflatten({p: x for p, x in paths.items() if p.startswith(mine)}) for kind, paths in flat.items()}
+
+
+def optional(family, model, inputs):
+    """The inputs that decoders take besides: a cache, or several texts in a row."""
+    if family.cache is None:
+        return ()
+    ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+    cache = family.cache(model.config, *ids.shape, jnp.float32)
+    cached = {**inputs, "cache": cache, "cache_index": jnp.int32(0)}
+    if "decoder_input_ids" in inputs:
+        encoded = jnp.zeros((*inputs["input_ids"].shape, model.config.hidden_size))
+        return cached, {**{k: x for k, x in cached.items() if k != "input_ids"}, "encoder_hidden": encoded}
+    return cached, {**inputs, "segment_ids": ids}
+
+
+def all_hidden_states(outputs):
+    """Those of all wings."""
+    return [x for key, states in outputs.items() if key.endswith("hidden_states") for x in states]
 
 
 @pytest.fixture(params=FAMILIES)
@@ -93,7 +128,8 @@ def test_pieces_equal_the_whole(name):
         b = len(stages) if last is None else stages.index(last)
         carry = model.backbone.apply(part(tree, stages[a:b]), carry, start=first, stop=last)
     for key, value in family.finish(model.config, carry).items():
-        assert (value is None and whole[key] is None) or np.array_equal(value, whole[key]), key
+        ours, theirs = jax.tree.leaves(value), jax.tree.leaves(whole[key])
+        assert len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs)), key
 
     carry = start
     for first, last in pieces:
@@ -104,8 +140,9 @@ def test_pieces_equal_the_whole(name):
 
 def test_an_unknown_stage_is_refused(name):
     _, model, variables, inputs = tiny(name)
-    with pytest.raises(UserError, match=r"no stage called 'embd'\. Did you mean 'embed'"):
-        forward(model, variables, inputs, stop="embd")
+    first = model.backbone.stages[0]
+    with pytest.raises(UserError, match=rf"no stage called '{first}x'\. Did you mean '{first}'"):
+        forward(model, variables, inputs, stop=f"{first}x")
 
 
 def test_recorded_stages_are_stages_in_order(name):
@@ -113,19 +150,22 @@ def test_recorded_stages_are_stages_in_order(name):
     stages, recorded = model.backbone.stages, model.backbone.recorded_stages
     assert [s for s in stages if s in recorded] == list(recorded)
     outputs, _ = traced(model, variables, inputs, hidden_states=True)
-    assert len(outputs["hidden_states"]) == len(recorded)
+    assert len(all_hidden_states(outputs)) == len(recorded)
 
 
 def test_every_carry_key_is_declared(name):
     family, model, variables, inputs = tiny(name)
-    carry = family.start(model.config, inputs)
-    seen = set(carry)
-    for first, last in zip(model.backbone.stages, (*model.backbone.stages[1:], None), strict=True):
-        run = functools.partial(model.backbone.apply, start=first, stop=last)
-        carry = jax.eval_shape(run, collections(variables), carry)
+    seen = set()
+    for given in (inputs, *optional(family, model, inputs)):
+        carry = jax.eval_shape(lambda given=given: family.start(model.config, given))
         seen |= set(carry)
-        for key in carry:
-            assert family.carry[key] == "broadcast" or carry[key].shape[0] == 3
+        for first, last in zip(model.backbone.stages, (*model.backbone.stages[1:], None), strict=True):
+            run = functools.partial(model.backbone.apply, start=first, stop=last)
+            carry = jax.eval_shape(run, collections(variables), carry)
+            seen |= set(carry)
+            for key in carry:
+                leaves = jax.tree.leaves(carry[key])
+                assert family.carry[key] == "broadcast" or {leaf.shape[0] for leaf in leaves} <= {3}, key
     assert seen == set(family.carry)
 
 
@@ -161,7 +201,7 @@ def test_bfloat16_parameters_give_bfloat16_outputs(name):
     wide, _ = compiled(model, variables, inputs)
     half = {**variables, "params": jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables["params"])}
     outputs, _ = compiled(model, half, inputs, hidden_states=True)
-    assert {x.dtype for x in outputs["hidden_states"]} == {jnp.dtype(jnp.bfloat16)}
+    assert {x.dtype for x in all_hidden_states(outputs)} == {jnp.dtype(jnp.bfloat16)}
     error = np.abs(outputs["hidden"].astype(np.float32) - wide["hidden"]).max() / np.abs(wide["hidden"]).max()
     assert 0 < error < 0.05
 
@@ -197,12 +237,16 @@ def test_parameters_start_as_their_initialisers_say():
 
 
 def test_every_leaf_has_a_gradient(name):
-    """Nothing in the tree is dead: BERT and ViT through the pooler, ResNet through the pooled vector."""
+    """Nothing in the tree is dead: seen through the pooled vector, or all tokens where there is none."""
     _, model, variables, inputs = tiny(name)
 
     def loss(params):
         outputs, _ = compiled(model, {**variables, "params": params}, inputs)
-        return jnp.sum(outputs["pooled"] ** 2)
+        if "image_embeds" in outputs:  # two towers with one space
+            return jnp.sum(outputs["text_embeds"] @ outputs["image_embeds"].T) + jnp.sum(outputs["text_hidden"] ** 2)
+        if "pyramid" in outputs:
+            return sum(jnp.sum(x**2) for x in outputs["pyramid"])
+        return jnp.sum((outputs["hidden"] if outputs["pooled"] is None else outputs["pooled"]) ** 2)
 
     gradients = flatten(jax.jit(jax.grad(loss))(variables["params"]))
     # The softmax is blind to a key's bias.

@@ -82,6 +82,7 @@ def test_dtypes_are_kept():
 VALUES = {
     "vocab_size": (7, 60),
     "max_position_embeddings": (5, 40),
+    "n_positions": (5, 40),
     "image_size": (16, [24, 8]),
     "num_channels": (1, 4),
 }
@@ -92,6 +93,8 @@ ENTRIES = {
     "deit": dict(**TINY, image_size=8, patch_size=4),
     "resnet": dict(embedding_size=4, hidden_sizes=[8], depths=[1]),
     "cifar_resnet": dict(blocks=1, widths=[4]),
+    "gpt2": dict(n_embd=8, n_layer=1, n_head=2, vocab_size=30, n_positions=16),
+    **{name: dict(**TINY, num_key_value_heads=1, vocab_size=30) for name in ("llama", "mistral", "qwen2", "qwen3")},
 }
 
 

@@ -10,11 +10,19 @@ from tljax.base.weights import their_shapes
 from tljax.models import get_family
 
 REFERENCE = {
+    "wav2vec2": ("Wav2Vec2Config", "Wav2Vec2Model"),
     "bert": ("BertConfig", "BertModel"),
     "vit": ("ViTConfig", "ViTModel"),
     "deit": ("DeiTConfig", "DeiTModel"),
     "resnet": ("ResNetConfig", "ResNetModel"),
+    "gpt2": ("GPT2Config", "GPT2Model"),
+    "llama": ("LlamaConfig", "LlamaModel"),
+    "mistral": ("MistralConfig", "MistralModel"),
+    "qwen2": ("Qwen2Config", "Qwen2Model"),
+    "qwen3": ("Qwen3Config", "Qwen3Model"),
 }
+# The blocks of a decoder are equal, and dozens of them take long to build.
+SHALLOW = {name: {"num_hidden_layers": 1} for name in ("llama", "mistral", "qwen2", "qwen3")} | {"gpt2": {"n_layer": 1}}
 
 
 @pytest.mark.parametrize("name, variant", [(n, v) for n in REFERENCE for v in get_family(n).variants])
@@ -22,7 +30,7 @@ def test_variants_have_the_shapes_of_the_reference(name, variant):
     import torch
     import transformers
 
-    entries = get_family(name).variants[variant]
+    entries = {**get_family(name).variants[variant], **SHALLOW.get(name, {})}
     config, cls = (getattr(transformers, part) for part in REFERENCE[name])
     with torch.device("meta"):
         theirs = cls(config(**entries)).state_dict()
@@ -40,13 +48,18 @@ def test_variants_have_the_shapes_of_the_reference(name, variant):
     assert found == expected
 
 
-# BERT and ViT with their pooler, as Hugging Face's hub counts them; ResNet without the classifier.
+# BERT and ViT with their pooler, as Hugging Face's hub counts them; ResNet and decoders without their heads.
 PUBLISHED = {
     ("bert", "bert-base-uncased"): 109_482_240,
     ("bert", "bert-large-uncased"): 335_141_888,
     ("bert", "all-MiniLM-L6-v2"): 22_713_216,
     ("vit", "vit-base-patch16-224"): 85_798_656 + 768 * 769,
     ("resnet", "resnet-50"): 23_508_032,
+    ("gpt2", "gpt2"): 124_439_808,
+    ("llama", "Llama-3.2-1B"): 1_235_814_400,
+    ("mistral", "Mistral-7B-v0.1"): 7_241_732_096 - 32000 * 4096,
+    ("qwen2", "Qwen2.5-0.5B"): 494_032_768,
+    ("qwen3", "Qwen3-0.6B"): 596_049_920,
 }
 
 

@@ -40,7 +40,7 @@ class Experiment(NamedTuple):
       seed: of everything.
       settings: the section `train`.
       mesh: of devices.
-      model: with the task's head on it.
+      model: with the task's head on it; its `stop` is the pooler where the task does not read it.
       variables: pretrained, with the new head and the method's wing, in the stored dtypes.
       readers: entry name → the processor that the checkpoint or the config gives.
       processors: entry name → the one that the task makes of it.
@@ -51,7 +51,6 @@ class Experiment(NamedTuple):
       method_state: its first state.
       plan: the composed strategies.
       stages: the stages that run, in depth order.
-      stop: the first stage that does not run, or None.
       fresh_head: whether the head has leaves that no checkpoint filled.
       notes: what `adapt` did.
     """
@@ -71,7 +70,6 @@ class Experiment(NamedTuple):
     method_state: Any
     plan: Plan
     stages: tuple[str, ...]
-    stop: str | None
     fresh_head: bool
     notes: tuple[str, ...]
 
@@ -110,12 +108,13 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
 
     task = _named(tasks.TABLE, config.get("task"), "classification", "task", (_spec(model, sources, readers),))
     prepared = {name: task.prepare(source, readers[name]) for name, source in sources.items()}
-    stop = "pooler" if task.uses == "hidden" and "pooler" in model.backbone.stages else None
     model, variables, fresh_head = _with_head(model, variables, task, jax.random.fold_in(key, 1), readers)
+    stop = "pooler" if task.uses == "hidden" and "pooler" in model.backbone.stages else None
+    model = model._replace(stop=stop)
     stages = tuple(s for s in model.backbone.stages if s != stop)
 
     def method_with(train_stages: tuple[str, ...]) -> Method:
-        given = (_forward(model, stop, train_stages), task)
+        given = (_forward(model, train_stages), task)
         return _named(methods.TABLE, config.get("method"), "supervised", "method", given)
 
     # Which stages train follows from the paths, and some paths are the method's own: so it is made twice.
@@ -142,7 +141,6 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
         method_state=method_state,
         plan=plan,
         stages=stages,
-        stop=stop,
         fresh_head=fresh_head,
         notes=notes,
     )
@@ -336,7 +334,7 @@ def _with_head(
     return model._replace(head=head), {**variables, "params": params}, fresh
 
 
-def _forward(model: Model, stop: str | None, train_stages: tuple[str, ...]) -> Callable:
+def _forward(model: Model, train_stages: tuple[str, ...]) -> Callable:
     """What a method calls: (params, state, inputs, rng, *, train) → (outputs, state)."""
 
     def run(params, state, inputs, rng, *, train=True):
@@ -346,7 +344,6 @@ def _forward(model: Model, stop: str | None, train_stages: tuple[str, ...]) -> C
             inputs,
             rngs={"dropout": rng},
             train=train_stages if train else (),
-            stop=stop,
         )
         return outputs, {**state, **updates}
 

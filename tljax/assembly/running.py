@@ -47,7 +47,7 @@ def predictor(experiment: Experiment, *, head: Any = None) -> Callable[[Any, Any
         variables = {"params": params, "batch_stats": batch_stats}
         if head is None and task.infer is not None:
             return task.infer(model, variables, batch)
-        outputs, _ = forward(model, variables, task.inputs(batch), stop=experiment.stop)
+        outputs, _ = forward(model, variables, task.inputs(batch))
         return {"embedding": outputs["embedding"]} if head is not None else task.predict(outputs)
 
     return predict

@@ -32,7 +32,7 @@ from tljax.train.step import make_step
 def split_leaves(experiment: Experiment) -> tuple[dict, dict, frozenset]:
     """(live masters, frozen leaves, live paths) of the leaves that run, not yet placed."""
     live_paths = experiment.plan.live(0)
-    used = set(used_paths(experiment.variables, experiment.stop))
+    used = set(used_paths(experiment.variables, experiment.model.stop))
     params = {p: leaf for p, leaf in flatten(experiment.variables["params"]).items() if p in used}
     return *split(unflatten(params), live_paths, jnp.dtype(experiment.settings.compute_dtype)), live_paths
 

@@ -111,6 +111,7 @@ class Model(NamedTuple):
       backbone: linen module; `backbone.stages` lists its stages in depth order.
       head: linen module (outputs → outputs with `logits` or another result), or None.
       source: the checkpoint's config.json verbatim, as text; "{}" where there was none.
+      stop: the first stage that does not run (a pooler that nobody reads); None runs all.
     """
 
     family: str
@@ -118,6 +119,7 @@ class Model(NamedTuple):
     backbone: Any
     head: Any = None
     source: str = "{}"
+    stop: str | None = None
 
 
 class Pretrained(NamedTuple):

@@ -13,6 +13,8 @@ from tljax.base.tables import suggest
 from tljax.base.types import Model
 from tljax.models import get_family
 from tljax.models.forward import forward, init_variables
+from tljax.models.heads import LanguageModel
+from tljax.models.resizing import resize_language_model
 
 
 class Note(NamedTuple):
@@ -84,6 +86,13 @@ def adapt(
         if stale:
             what = ", ".join(changes)
             notes.append(Note(what, "extras", ", ".join(stale), "none", "they have the shapes of before", False))
+    words = getattr(config, "vocab_size", None)
+    if head is None and isinstance(model.head, LanguageModel) and model.head.vocabulary != words:
+        old = {path.removeprefix("head/"): leaf for path, leaf in flat.items() if path.startswith("head/")}
+        resized, leaves = resize_language_model(model.head, old, words, jax.random.fold_in(rng, len(changes)))
+        flat.update({f"head/{path}": jnp.array(leaf, copy=True) for path, leaf in leaves.items()})
+        notes.append(Note("vocab_size", "head", model.head.vocabulary, words, "as the words", False))
+        model = model._replace(head=resized)
     params = unflatten(flat)
     if head is not None:
         params.pop("head", None)

@@ -14,7 +14,7 @@ from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import lookup, suggest
 from tljax.base.types import Family, HeadFormat, Model, Pretrained
 from tljax.base.weights import Table
-from tljax.checkpoints import FORMATS
+from tljax.checkpoints import FORMATS, darknet_format
 from tljax.checkpoints.convert import Fit, collections_of, coverage, fit, flat_of, import_leaves, is_finite
 from tljax.checkpoints.digest import file_sha256
 from tljax.checkpoints.locate import locate
@@ -42,6 +42,7 @@ SUFFIXES = {
     ".pth": "torch",
     ".th": "torch",
     ".ckpt": "torch",
+    ".weights": "darknet",
 }
 """Suffix → key of `FORMATS`."""
 
@@ -80,6 +81,8 @@ def load_pretrained(
     if not place.is_dir() and family not in (None, entries.get("model_type")):
         # A file that stands by chance beside another model's config.json.
         text, entries = "{}", {}
+    if file.suffix == ".weights":
+        text, entries = darknet_format.describe(file, entries)
     sources = open_weights(file)
     family_entry = _family(family, entries, place)
     if not entries and family_entry.infer is not None:
@@ -135,9 +138,12 @@ def weight_file(folder: Path) -> Path:
     for name in IN_FOLDER:
         if (folder / name).is_file():
             return folder / name
+    if (darknet := darknet_format.find_weights(folder)) is not None:
+        return darknet
     files = sorted(p.name for p in folder.iterdir() if p.is_file())
     raise UserError(
-        f"{folder} holds no weights: none of {', '.join(IN_FOLDER)}. It holds: {', '.join(files) or 'nothing'}."
+        f"{folder} holds no weights: none of {', '.join(IN_FOLDER)}, *.weights. It holds: "
+        f"{', '.join(files) or 'nothing'}."
     )
 
 
@@ -201,13 +207,17 @@ def _head_format(
     family: Family, config: Any, entries: Mapping[str, Any], sources: Mapping[str, Tensor]
 ) -> HeadFormat | None:
     """The class that config.json names, if it is one of ours and any of its tensors is there (others that it misses are
-    faults); where config.json names none, the class whose tensors are all there."""
+    faults) or it has none of its own (a tied output embedding); where config.json names none, the class whose tensors
+    are all there."""
     names = {
         name: [tensor in sources for entry in format_.rows(config) for tensor in entry.theirs]
         for name, format_ in family.heads.items()
     }
     stated = entries.get("architectures") or ()
-    found = [name for name in stated if any(names.get(name, ()))] if stated else [n for n in names if all(names[n])]
+    if stated:
+        found = [name for name in stated if name in names and (any(names[name]) or not names[name])]
+    else:
+        found = [name for name in names if names[name] and all(names[name])]
     return family.heads[found[0]] if found else None
 
 
@@ -248,4 +258,5 @@ def _placer(
 def _processor(folder: Path, entries: Mapping[str, Any]) -> Any:
     from tljax.data.processors import load_processor
 
-    return load_processor(folder, entries)
+    found = load_processor(folder, entries)
+    return darknet_format.make_processor(entries["cfg"]) if found is None and "cfg" in entries else found

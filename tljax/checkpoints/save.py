@@ -18,6 +18,8 @@ from safetensors.numpy import save_file
 from tljax.base.errors import RunError, UserError
 from tljax.base.types import Family, HeadFormat, Model
 from tljax.checkpoints.convert import export_leaves, flat_of
+from tljax.checkpoints.darknet_format import check_head
+from tljax.checkpoints.darknet_format import write_model as write_darknet
 from tljax.checkpoints.sentence_transformers import check_layout, write_layout
 from tljax.models import get_family
 from tljax.models.heads import Classifier, Embedding
@@ -26,7 +28,7 @@ SHARD_BYTES = 5_000_000_000
 
 OURS = re.compile(
     r"config\.json|(model|pytorch_model).*\.(safetensors|bin|npz|json)|modules\.json|sentence_bert_config\.json"
-    r"|config_sentence_transformers\.json|\d+_\w+"
+    r"|model\.(cfg|weights)|config_sentence_transformers\.json|\d+_\w+"
 )
 """Files of a folder that describe a model: an export takes their place, so that none speaks of the model before."""
 
@@ -102,6 +104,17 @@ def _format(family: Family, head: Any) -> HeadFormat | None:
 
 def _writer(family, model, variables, chosen, classes, processor):
     """The function that fills a folder, after everything that can be refused was."""
+    if family.name == "yolo":
+        check_head(model)
+        return lambda folder: write_darknet(folder, model, variables, classes)
+    if chosen is not None:
+        written = {path for entry in chosen.rows(model.config) for path in entry.ours}
+        left = [path for path in flat_of(variables) if path.startswith("head/") and path not in written]
+        if left:
+            raise UserError(
+                f"The head {model.head} cannot be exported as {chosen.architecture}, which has no place for "
+                f"{', '.join(left)} with this config (tied output embeddings have no leaf of their own)."
+            )
     if chosen is not None or model.head is None:
         return lambda folder: write_model(folder, family, model, variables, chosen, classes)
     if isinstance(model.head, (Classifier, Embedding)) and "input_ids" in family.inputs(model.config):
@@ -162,7 +175,7 @@ def _entries(
     if chosen is not None:
         entries["architectures"] = [chosen.architecture]
     elif not foreign:
-        entries["architectures"] = [re.split("For|LMHead", next(iter(family.heads), family.name))[0] + "Model"]
+        entries["architectures"] = [re.split("For|LMHead|Model", next(iter(family.heads), family.name))[0] + "Model"]
     describe = chosen.describe if chosen else next((f.describe for f in family.heads.values()), None)
     count = getattr(model.head, "classes", None)
     if describe is not None and count is not None:

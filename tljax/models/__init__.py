@@ -9,6 +9,18 @@ FAMILIES = {
     "deit": "tljax.models.vit:DEIT",
     "resnet": "tljax.models.resnet:FAMILY",
     "cifar_resnet": "tljax.models.cifar_resnet:FAMILY",
+    "clip": "tljax.models.clip:FAMILY",
+    "clip_text_model": "tljax.models.clip:TEXT",
+    "clip_vision_model": "tljax.models.clip:VISION",
+    "gpt2": "tljax.models.gpt2:FAMILY",
+    "llama": "tljax.models.llama:FAMILY",
+    "mistral": "tljax.models.llama:MISTRAL",
+    "qwen2": "tljax.models.llama:QWEN2",
+    "qwen3": "tljax.models.llama:QWEN3",
+    "t5": "tljax.models.t5:FAMILY",
+    "t5_encoder": "tljax.models.t5:ENCODER",
+    "wav2vec2": "tljax.models.wav2vec2:FAMILY",
+    "yolo": "tljax.models.yolo:FAMILY",
 }
 """`model_type` → where its `Family` is."""
 

@@ -30,7 +30,7 @@ def forward(
       train: the stages in training mode; "head" names the head.
       hidden_states: also return `hidden_states`, the reference's tuple, embeddings first; `encoder_hidden_states` and
         the like where there are several towers.
-      stop: the first stage not to run (a pooler that nobody reads); None runs all.
+      stop: the first stage not to run; None is `model.stop`.
 
     Returns:
       (outputs, updates): `outputs` as the family maps them (`hidden`, `pooled`, `logits` where there is a head …);
@@ -42,7 +42,7 @@ def forward(
     carry, changed = model.backbone.apply(
         collections,
         family.start(model.config, inputs),
-        stop=stop,
+        stop=model.stop if stop is None else stop,
         train=train,
         record=hidden_states,
         rngs=rngs,

@@ -126,6 +126,26 @@ class SpanClassifier(nn.Module):
         return {**outputs, "start_logits": start, "stop_logits": stop}
 
 
+class ProjectedClassifier(nn.Module):
+    """A dense layer on every frame, their mean, and a dense layer on it, as `logits` (B, Y).
+
+    What the SUPERB tasks put on speech models (Yang et al. 2021). Parameters: `projection/…` and `out/…`.
+
+    Attributes:
+      classes: Y.
+      width: of the first layer.
+    """
+
+    classes: int
+    width: int = 256
+
+    @nn.compact
+    def __call__(self, outputs: dict[str, Any], train: bool = False) -> dict[str, Any]:
+        x = Dense(self.width, name="projection")(outputs["hidden"])
+        logits = Dense(self.classes, name="out")(pool({**outputs, "hidden": x}, "mean"))
+        return {**outputs, "logits": logits}
+
+
 class DistilledClassifier(nn.Module):
     """A classifier on the class token and one on the distillation token, and their mean as `logits` (B, Y).
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tljax.base.errors import UserError
+from tljax.models.configs import pair
 
 
 def start_pixels(config: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def start_pixels(config: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     if "pixel_values" not in inputs:
         raise UserError(f"The model reads `pixel_values`, and the inputs are: {', '.join(inputs) or 'none'}.")
     shape = inputs["pixel_values"].shape
-    size = getattr(config, "image_size", ("H", "W"))
+    size = pair(getattr(config, "image_size", ("H", "W")))
     wanted = (*size, config.num_channels)
     if len(shape) != 4 or any(isinstance(w, int) and s != w for s, w in zip(shape[1:], wanted, strict=True)):
         entries = "num_channels" if size == ("H", "W") else "image_size or num_channels"

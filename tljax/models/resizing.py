@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from tljax.base.types import Resize
+from tljax.models.heads import LanguageModel
 
 
 def bicubic_matrix(old: int, new: int) -> np.ndarray:
@@ -85,6 +86,25 @@ def resize_vocabulary(table: Any, count: int, rng: jax.Array) -> np.ndarray:
     noise = np.asarray(jax.random.normal(rng, (grow, table.shape[1])), np.float32)
     rows = values.mean(axis=0) + 0.01 * values.std(axis=0) * noise
     return np.concatenate([table, rows.astype(table.dtype)])
+
+
+def resize_language_model(
+    head: LanguageModel, leaves: Mapping[str, Any], count: int, rng: jax.Array
+) -> tuple[LanguageModel, dict[str, Any]]:
+    """A language-model head for another vocabulary: (module, its leaves by path), grown or cut as the words are.
+
+    Args:
+      head: the module.
+      leaves: `out/kernel` (D, V) unless it is tied, `out/bias` (V,) if it has one, and others, which stay.
+      count: the new V.
+      rng: for the new rows.
+    """
+    leaves = dict(leaves)
+    if "out/kernel" in leaves:
+        leaves["out/kernel"] = resize_vocabulary(np.asarray(leaves["out/kernel"]).T, count, rng).T
+    if "out/bias" in leaves:
+        leaves["out/bias"] = resize_vocabulary(np.asarray(leaves["out/bias"])[:, None], count, rng)[:, 0]
+    return head.clone(vocabulary=count), leaves
 
 
 def entry_resize(path: str, entry: str, resize: Callable[[Any, Any, Any, Any], Any], *, how: str) -> Resize:

@@ -60,7 +60,7 @@ class Tower(nn.Module):
           start: the first stage to run; None is the bottom.
           stop: the first stage not to run; None runs to the top.
           train: stages in training mode (dropout, batch statistics).
-          record: keep `hidden` after each stage, in the carry's `recorded` (dict by stage name).
+          record: keep `hidden` after each stage that changes it, in the carry's `recorded` (dict by stage name).
         """
         carry = dict(carry)
         recorded = dict(carry.pop("recorded", {}))
@@ -68,13 +68,15 @@ class Tower(nn.Module):
         wings: dict[str, Wing] = {}
         for name in stage_range(tuple(chain), start, stop):
             wing, _, own = name.rpartition("/")
+            before = carry.get("hidden")
             if wing:
                 if wing not in wings:
                     wings[wing] = Wing(name=wing)
                 carry = wings[wing](chain[name], own, carry, name in train)
             else:
                 carry = chain[name](name=name)(carry, name in train)
-            if record:
+            # A stage of a wing without inputs hands the carry on, and has no hidden state of its own.
+            if record and carry.get("hidden") is not None and carry["hidden"] is not before:
                 recorded[name] = carry["hidden"]
         return {**carry, "recorded": recorded} if record else carry
 
