@@ -33,6 +33,7 @@ class TextProcessor:
       lengths: the lengths T that a batch may have, below `max_length`, which is always one of them.
       positions: tokens that the model can take, or None.
       vocabulary: rows of the model's word embedding, or None; a tokenizer with more tokens is refused.
+      knows_all: refuse texts with something that the tokenizer does not know.
     """
 
     folder: str = fixed()
@@ -41,6 +42,7 @@ class TextProcessor:
     lengths: tuple[int, ...] = (32, 64, 128, 256, 512)
     positions: int | None = fixed(default=None)
     vocabulary: int | None = fixed(default=None)
+    knows_all: bool = fixed(default=False)
 
     def __post_init__(self):
         faults = []
@@ -78,6 +80,8 @@ class TextProcessor:
         text, text_b = record.get("text"), record.get("text_b")
         if not isinstance(text, str) or not (text_b is None or isinstance(text_b, str)):
             raise UserError(f"The record {record.get('id')!r} holds no text, and the checkpoint reads text.")
+        if self.knows_all:
+            self._check_known(record, text + (text_b or ""))
         if self.pair == "joint":
             return self._arrays(*self._encode(text, text_b))
         if text_b is None:
@@ -85,6 +89,16 @@ class TextProcessor:
         parts = [self._arrays(*self._encode(each, None)) for each in (text, text_b)]
         longest = max(part["input_ids"].shape[0] for part in parts)
         return {name: np.stack([self.pad(part[name], name, longest) for part in parts]) for name in parts[0]}
+
+    def _check_known(self, record: Mapping[str, Any], text: str) -> None:
+        encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        places = zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        unknown = [text[start:stop] for token, (start, stop) in places if token == self._tokenizer.unk_token_id]
+        if unknown:
+            raise UserError(
+                f"The record {record.get('id')!r} holds what the tokenizer does not know: "
+                f"{', '.join(map(repr, sorted(set(unknown))))}."
+            )
 
     def size_of(self, example: Mapping[str, np.ndarray]) -> int:
         """Tokens of an example: batches of similar size waste less padding."""
