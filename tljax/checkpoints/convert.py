@@ -192,5 +192,5 @@ def export_leaves(table: Table, flat: Mapping[str, Any]) -> dict[str, np.ndarray
     found = {}
     for entry in table.rows:
         arrays = entry.layout.theirs(*(np.asarray(flat[path]) for path in entry.ours))
-        found.update({name: np.ascontiguousarray(x) for name, x in zip(entry.theirs, arrays, strict=True)})
+        found.update({name: np.asarray(x, order="C") for name, x in zip(entry.theirs, arrays, strict=True)})
     return found

@@ -1,5 +1,6 @@
 """`load_pretrained`: a checkpoint as a model, its variables and its processor."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -192,6 +193,11 @@ def describe(
     config = family.configure(entries)
     prefix = max(family.prefixes, key=lambda p: coverage(family.table(config, p), sources))
     head_format = _head_format(family, config, entries, sources)
+    if head_format is None and entries.get("tie_word_embeddings") and not getattr(config, "tie_word_embeddings", True):
+        # transformers 5 says of every T5 that it is tied, whether it is or not: the tensors tell.
+        tied = dataclasses.replace(config, tie_word_embeddings=True)
+        head_format = _head_format(family, tied, entries, sources)
+        config = tied if head_format is not None else config
     head = None if head_format is None else head_format.head(config, entries)
     if getattr(config, "add_pooling_layer", False) and getattr(head, "pool", None) != "pooled":
         without = family.configure({**entries, "add_pooling_layer": False})

@@ -12,7 +12,7 @@ from tljax.base.tables import suggest
 
 CONFIGS = ("*.json", "*.txt", "*.model")
 SAFE = ("*.safetensors",)
-OTHERS = ("*.bin", "*.npz", "*.pt", "*.pth", "*.th")
+OTHERS = ("*.bin", "*.npz", "*.pt", "*.pth", "*.th", "*.cfg", "*.weights")
 """Patterns of the files that a checkpoint is read from; `OTHERS` are fetched where there are no safetensors."""
 
 UNUSED = ("onnx/*", "openvino/*", "coreml/*", "original/*", "checkpoint-*/*", "runs/*")
