@@ -19,13 +19,27 @@ from tljax.sharding import AXES
 TEXT = dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20)
 CLIP_TEXT = dict(**TEXT, vocab_size=30, max_position_embeddings=16, eos_token_id=2)
 T5 = dict(vocab_size=30, d_model=12, d_kv=4, d_ff=20, num_layers=2, num_heads=3)
+TINY_SSD = dict(
+    image_size=[34, 40],
+    widths=[4, 6, 8, 6, 8],
+    depths=[1, 2, 1, 2, 1],
+    bridge=10,
+    reduced=[4, 5],
+    extra=[6, 7],
+    halved=2,
+    ratios=[1, 2, 1, 2],
+    scales=[10, 25, 50, 75, 110],
+    steps=[8, 16, 20, 30],
+)
 TINY = {
     "bert": dict(**TEXT, vocab_size=30, max_position_embeddings=16),
     "vit": dict(**TEXT, image_size=[8, 12], patch_size=4),
     "deit": dict(**TEXT, image_size=[8, 12], patch_size=4),
     "resnet": dict(embedding_size=4, hidden_sizes=[8, 16], depths=[2, 1]),
+    "word_vectors": dict(vocab_size=30, hidden_size=12),
     "cifar_resnet": dict(blocks=1, widths=[4, 8]),
     "yolo": dict(cfg=EVERYTHING),
+    "ssd": TINY_SSD,
     "clip": dict(text_config=CLIP_TEXT, vision_config=dict(**TEXT, image_size=8, patch_size=4), projection_dim=6),
     "clip_text_model": CLIP_TEXT,
     "clip_vision_model": dict(**TEXT, image_size=8, patch_size=4),
@@ -219,6 +233,8 @@ def test_training_keeps_the_types_of_the_statistics(name):
 def test_stopping_early_keeps_the_statistics_of_the_other_stages(name):
     _, model, variables, inputs = tiny(name)
     stop = model.backbone.stages[-1]
+    if stop == model.backbone.stages[0]:
+        return  # nothing runs below the only stage
     _, updates = traced(model, variables, inputs, train=model.backbone.stages, stop=stop)
     assert jax.tree.structure(updates["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
 

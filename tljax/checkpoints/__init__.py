@@ -5,5 +5,6 @@ FORMATS = {
     "torch": "tljax.checkpoints.torch_format:open_tensors",
     "npz": "tljax.checkpoints.npz_format:open_tensors",
     "darknet": "tljax.checkpoints.darknet_format:open_tensors",
+    "vectors": "tljax.checkpoints.vectors_format:open_tensors",
 }
 """Format → function: path of a file → {tensor name: `Tensor`}, read lazily."""

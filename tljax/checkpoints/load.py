@@ -15,12 +15,13 @@ from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import lookup, suggest
 from tljax.base.types import Family, HeadFormat, Model, Pretrained
 from tljax.base.weights import Table
-from tljax.checkpoints import FORMATS, darknet_format
+from tljax.checkpoints import FORMATS, darknet_format, vectors_format
 from tljax.checkpoints.convert import Fit, collections_of, coverage, fit, flat_of, import_leaves, is_finite
 from tljax.checkpoints.digest import file_sha256
 from tljax.checkpoints.locate import locate
 from tljax.checkpoints.sentence_transformers import read_layout
 from tljax.checkpoints.tensors import Tensor, open_shards
+from tljax.data.words import word_processor
 from tljax.models import FAMILIES, get_family
 from tljax.models.forward import init_variables
 from tljax.sharding import shardings
@@ -44,6 +45,8 @@ SUFFIXES = {
     ".th": "torch",
     ".ckpt": "torch",
     ".weights": "darknet",
+    ".vec": "vectors",
+    ".txt": "vectors",
 }
 """Suffix → key of `FORMATS`."""
 
@@ -85,6 +88,7 @@ def load_pretrained(
     if file.suffix == ".weights":
         text, entries = darknet_format.describe(file, entries)
     sources = open_weights(file)
+    family = family or ("word_vectors" if "words" in sources else None)
     family_entry = _family(family, entries, place)
     if not entries and family_entry.infer is not None:
         entries = family_entry.infer({name: tensor.shape for name, tensor in sources.items()})
@@ -101,7 +105,10 @@ def load_pretrained(
     variables = collections_of({path: leaves[path] for path in targets})
     # In C's order, which the writers of tensors take for granted.
     variables["extras"] = {name: np.array(tensor.read(), order="C") for name, tensor in fitted.extras.items()}
-    return Pretrained(model, variables, _processor(folder, entries) if entries and text != "{}" else None)
+    processor = _processor(folder, entries) if entries and text != "{}" else None
+    if "words" in sources:
+        processor = word_processor(bytes(sources["words"].read()).decode().split("\n"))
+    return Pretrained(model, variables, processor)
 
 
 def _floating(dtype: Any) -> np.dtype:
@@ -152,6 +159,8 @@ def open_weights(file: Path) -> dict[str, Tensor]:
     """The tensors of a weight file, by its suffix."""
     if file.name.endswith(".bin.index.json"):
         return open_shards(file, open_weights)
+    if file.suffix == ".bin" and vectors_format.recognises(file):
+        return vectors_format.open_tensors(file)
     if file.suffix not in SUFFIXES:
         raise UserError(f"{file}: weights are files that end in {', '.join(SUFFIXES)}.")
     return lookup(FORMATS, SUFFIXES[file.suffix], what="checkpoint format")(file)

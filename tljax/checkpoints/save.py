@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
@@ -21,6 +22,7 @@ from tljax.checkpoints.convert import export_leaves, flat_of
 from tljax.checkpoints.darknet_format import check_head
 from tljax.checkpoints.darknet_format import write_model as write_darknet
 from tljax.checkpoints.sentence_transformers import check_layout, write_layout
+from tljax.checkpoints.vectors_format import write_model as write_vectors
 from tljax.models import get_family
 from tljax.models.heads import Classifier, Embedding
 
@@ -115,6 +117,10 @@ def _writer(family, model, variables, chosen, classes, processor):
                 f"The head {model.head} cannot be exported as {chosen.architecture}, which has no place for "
                 f"{', '.join(left)} with this config (tied output embeddings have no leaf of their own)."
             )
+    if family.name == "word_vectors":
+        if jax.tree.leaves(variables["params"].get("head", {})):
+            raise UserError("No library has a class for a head on word vectors; save the vectors alone (head=None).")
+        return lambda folder: write_vectors(folder, model, variables)
     if chosen is not None or model.head is None:
         return lambda folder: write_model(folder, family, model, variables, chosen, classes)
     if isinstance(model.head, (Classifier, Embedding)) and "input_ids" in family.inputs(model.config):

@@ -6,6 +6,7 @@ from tljax.base.types import Family
 FAMILIES = {
     "bert": "tljax.models.bert:FAMILY",
     "vit": "tljax.models.vit:FAMILY",
+    "word_vectors": "tljax.models.word_vectors:FAMILY",
     "deit": "tljax.models.vit:DEIT",
     "resnet": "tljax.models.resnet:FAMILY",
     "cifar_resnet": "tljax.models.cifar_resnet:FAMILY",
@@ -17,6 +18,7 @@ FAMILIES = {
     "mistral": "tljax.models.llama:MISTRAL",
     "qwen2": "tljax.models.llama:QWEN2",
     "qwen3": "tljax.models.llama:QWEN3",
+    "ssd": "tljax.models.ssd:FAMILY",
     "t5": "tljax.models.t5:FAMILY",
     "t5_encoder": "tljax.models.t5:ENCODER",
     "wav2vec2": "tljax.models.wav2vec2:FAMILY",
