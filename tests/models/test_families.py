@@ -20,11 +20,11 @@ TEXT = dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermed
 CLIP_TEXT = dict(**TEXT, vocab_size=30, max_position_embeddings=16, eos_token_id=2)
 T5 = dict(vocab_size=30, d_model=12, d_kv=4, d_ff=20, num_layers=2, num_heads=3)
 TINY_SSD = dict(
-    image_size=[34, 40],
+    image_size=[70, 76],
     widths=[4, 6, 8, 6, 8],
     depths=[1, 2, 1, 2, 1],
     bridge=10,
-    reduced=[4, 5],
+    reduced=[6, 8],
     extra=[6, 7],
     halved=2,
     ratios=[1, 2, 1, 2],
@@ -36,6 +36,7 @@ TINY = {
     "vit": dict(**TEXT, image_size=[8, 12], patch_size=4),
     "deit": dict(**TEXT, image_size=[8, 12], patch_size=4),
     "resnet": dict(embedding_size=4, hidden_sizes=[8, 16], depths=[2, 1]),
+    "distilbert": dict(dim=12, n_layers=2, n_heads=3, hidden_dim=20, vocab_size=30, max_position_embeddings=16),
     "word_vectors": dict(vocab_size=30, hidden_size=12),
     "cifar_resnet": dict(blocks=1, widths=[4, 8]),
     "yolo": dict(cfg=EVERYTHING),
@@ -50,6 +51,7 @@ TINY = {
     "mistral": dict(**TEXT, vocab_size=30, num_key_value_heads=1, sliding_window=3, tie_word_embeddings=True),
     "qwen2": dict(**TEXT, vocab_size=30, num_key_value_heads=3, tie_word_embeddings=True),
     "qwen3": dict(**TEXT, vocab_size=30, num_key_value_heads=1, head_dim=6, tie_word_embeddings=True),
+    "vgg": dict(widths=[4, 8], depths=[1, 2], batch_norm=True, hidden_size=12, grid=2),
     "wav2vec2": dict(**TEXT, conv_dim=[8, 6], conv_kernel=[5, 3], conv_stride=[3, 2], num_conv_pos_embedding_groups=3),
 }
 
@@ -260,7 +262,7 @@ def test_every_leaf_has_a_gradient(name):
         outputs, _ = compiled(model, {**variables, "params": params}, inputs)
         if "image_embeds" in outputs:  # two towers with one space
             return jnp.sum(outputs["text_embeds"] @ outputs["image_embeds"].T) + jnp.sum(outputs["text_hidden"] ** 2)
-        if "pyramid" in outputs:
+        if "pyramid" in outputs and outputs["pooled"] is None:
             return sum(jnp.sum(x**2) for x in outputs["pyramid"])
         return jnp.sum((outputs["hidden"] if outputs["pooled"] is None else outputs["pooled"]) ** 2)
 

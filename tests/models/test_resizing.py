@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.models.reference import distance, import_weights, leaf_shapes, make_model, run
+from tests.models.test_families import TINY
 from tljax.base.errors import UserError
 from tljax.models import FAMILIES, get_family
 from tljax.models.resizing import (
@@ -86,31 +87,23 @@ VALUES = {
     "image_size": (16, [24, 8]),
     "num_channels": (1, 4),
 }
-TINY = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-ENTRIES = {
-    "bert": dict(**TINY, vocab_size=30, max_position_embeddings=16),
-    "vit": dict(**TINY, image_size=8, patch_size=4),
-    "deit": dict(**TINY, image_size=8, patch_size=4),
-    "resnet": dict(embedding_size=4, hidden_sizes=[8], depths=[1]),
-    "cifar_resnet": dict(blocks=1, widths=[4]),
-    "gpt2": dict(n_embd=8, n_layer=1, n_head=2, vocab_size=30, n_positions=16),
-    **{name: dict(**TINY, num_key_value_heads=1, vocab_size=30) for name in ("llama", "mistral", "qwen2", "qwen3")},
-}
+SQUARE = (16, 24)
+"""The sizes of images that are always square."""
 
 
 @pytest.mark.parametrize("name, change", [(n, c) for n in FAMILIES for c in get_family(n).resizes])
 def test_a_resized_leaf_fits_the_resized_model(name, change):
-    family, before = get_family(name), make_model(name, ENTRIES[name])
+    family, before = get_family(name), make_model(name, TINY[name])
     resize, old = family.resizes[change], leaf_shapes(before)
     leaf = NORMAL(size=old[family.resizes[change].path]).astype(np.float32)
-    for value in VALUES[change]:
+    for value in SQUARE if change == "image_size" and name.startswith("clip") else VALUES[change]:
         config = resize.config(before.config, value)
         after = before._replace(config=config, backbone=family.backbone(config))
         shapes = leaf_shapes(after)
         assert {path for path in shapes if shapes[path] != old[path]} == {resize.path}
         new = resize.resize(leaf, before.config, value, jax.random.key(1))
         assert new.shape == shapes[resize.path]
-        assert family.configure({**ENTRIES[name], **resize.source(ENTRIES[name], value)}) == config
+        assert family.configure({**TINY[name], **resize.source(TINY[name], value)}) == config
 
 
 def test_a_vit_at_another_resolution_equals_transformers():
@@ -118,7 +111,7 @@ def test_a_vit_at_another_resolution_equals_transformers():
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(0)
-    entries = {**ENTRIES["vit"], "image_size": 12}
+    entries = {**TINY["vit"], "image_size": 12}
     theirs = ViTModel(ViTConfig(**entries)).eval()
     model = make_model("vit", entries)
     variables = import_weights(model, theirs.state_dict())
@@ -136,4 +129,4 @@ def test_a_vit_at_another_resolution_equals_transformers():
 def test_an_image_smaller_than_a_patch_is_refused():
     resize = get_family("vit").resizes["image_size"]
     with pytest.raises(UserError, match="larger than the image"):
-        resize.config(make_model("vit", ENTRIES["vit"]).config, 2)
+        resize.config(make_model("vit", TINY["vit"]).config, 2)

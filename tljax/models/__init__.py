@@ -8,6 +8,7 @@ FAMILIES = {
     "vit": "tljax.models.vit:FAMILY",
     "word_vectors": "tljax.models.word_vectors:FAMILY",
     "deit": "tljax.models.vit:DEIT",
+    "distilbert": "tljax.models.distilbert:FAMILY",
     "resnet": "tljax.models.resnet:FAMILY",
     "cifar_resnet": "tljax.models.cifar_resnet:FAMILY",
     "clip": "tljax.models.clip:FAMILY",
@@ -21,6 +22,7 @@ FAMILIES = {
     "ssd": "tljax.models.ssd:FAMILY",
     "t5": "tljax.models.t5:FAMILY",
     "t5_encoder": "tljax.models.t5:ENCODER",
+    "vgg": "tljax.models.vgg:FAMILY",
     "wav2vec2": "tljax.models.wav2vec2:FAMILY",
     "yolo": "tljax.models.yolo:FAMILY",
 }

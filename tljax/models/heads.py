@@ -88,6 +88,29 @@ class Classifier(nn.Module):
         return {**outputs, "logits": Dense(self.classes, kernel_init=STARTS[self.start], name="out")(x)}
 
 
+class MlpClassifier(nn.Module):
+    """Pooling, a dense layer, an activation, dropout and a dense layer, as `logits` (B, Y): `hidden/…` and `out/…`.
+
+    Attributes:
+      classes: Y.
+      pool: see `pool`.
+      activation: between the two layers.
+      dropout: rate before the last layer.
+    """
+
+    classes: int
+    pool: str = "cls"
+    activation: str = "tanh"
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, outputs: dict[str, Any], train: bool = False) -> dict[str, Any]:
+        x = pool(outputs, self.pool)
+        x = ACTIVATIONS[self.activation](Dense(x.shape[-1], kernel_init=STARTS["normal"], name="hidden")(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return {**outputs, "logits": Dense(self.classes, kernel_init=STARTS["normal"], name="out")(x)}
+
+
 class TokenClassifier(nn.Module):
     """Dropout and one dense layer on every token or frame, as `logits` (B, T, Y); parameters `out/kernel`, `out/bias`.
 
