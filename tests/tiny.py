@@ -72,3 +72,39 @@ def save_config(path: Path, checkpoint: Path, data: Path, *, test: Path | None =
     lines = textwrap.dedent(body).rstrip() + "\n" + textwrap.indent(textwrap.dedent(extra), "    ")
     path.write_text(lines.rstrip() + "\n    return config\n")
     return path
+
+
+TINY_T5 = dict(
+    vocab_size=32,
+    d_model=16,
+    d_kv=4,
+    d_ff=24,
+    num_layers=2,
+    num_heads=2,
+    relative_attention_num_buckets=8,
+    relative_attention_max_distance=12,
+    dropout_rate=0.0,
+    initializer_factor=0.3,
+    decoder_start_token_id=0,
+)
+
+
+def save_tiny_t5(folder: Path, **changes) -> Path:
+    """A random T5 of two blocks a side with a word tokenizer that ends texts as T5's does, written by transformers."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {word: i for i, word in enumerate(("<pad>", "</s>", "<unk>", *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    T5ForConditionalGeneration(T5Config(**{**TINY_T5, **changes})).eval().save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=32
+    ).save_pretrained(folder)
+    return folder

@@ -21,7 +21,13 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def token_cross_entropy(
-    features: jax.Array, table: jax.Array, bias: jax.Array | None, labels: jax.Array, *, chunk: int | None = None
+    features: jax.Array,
+    table: jax.Array,
+    bias: jax.Array | None,
+    labels: jax.Array,
+    *,
+    chunk: int | None = None,
+    smoothing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """−log softmax(features · tableᵀ + bias) at the labels, without ever holding the logits of all tokens.
 
@@ -33,6 +39,7 @@ def token_cross_entropy(
       bias: (V,) or None.
       labels: (B, T), integers; a negative one is no label.
       chunk: tokens of each example at a time; None is as many as make about 16 million logits in the batch.
+      smoothing: part of each label's weight that is spread evenly over the vocabulary (Szegedy et al. 2016).
 
     Returns:
       (losses (B, T) float32, 0 where there is no label; whether the label has the largest logit (B, T)).
@@ -50,7 +57,8 @@ def token_cross_entropy(
         logits = logits if bias is None else logits + bias.astype(jnp.float32)
         known = label >= 0
         at_label = jnp.take_along_axis(logits, jnp.where(known, label, 0)[..., None], axis=-1)[..., 0]
-        losses = jnp.where(known, jax.nn.logsumexp(logits, axis=-1) - at_label, 0.0)
+        wanted = (1 - smoothing) * at_label + smoothing * jnp.mean(logits, axis=-1) if smoothing else at_label
+        losses = jnp.where(known, jax.nn.logsumexp(logits, axis=-1) - wanted, 0.0)
         return losses, known & (jnp.argmax(logits, axis=-1) == label)
 
     found = jax.lax.map(lambda both: piece(*both), (pieces, wanted)) if count > 1 else piece(pieces[0], wanted[0])
@@ -106,3 +114,25 @@ def cosine_regression(a: jax.Array, b: jax.Array, targets: jax.Array) -> jax.Arr
 def smooth(targets: jax.Array, amount: float) -> jax.Array:
     """(1 − amount) · t + amount / Y: part of each distribution in (B, Y) spread evenly. Szegedy et al. 2016."""
     return (1 - amount) * targets + amount / targets.shape[-1]
+
+
+def in_batch_cross_entropy(scores: jax.Array, groups: jax.Array, valid: jax.Array) -> jax.Array:
+    """−log softmax of each query's scores of all items of the batch, at the items that match it, in the mean of these.
+
+    With one match a query this is InfoNCE with in-batch negatives (van den Oord et al. 2018); with several it is that
+    of Yang et al. 2022 (UniCL).
+
+    Args:
+      scores: (B, B); row i is the query i, and column i the item that belongs to it.
+      groups: (B,), integers: an item of the same group matches too; a negative number is no group.
+      valid: (B,), whether the row is an example. The items of the others (padding) are no negatives.
+
+    Returns:
+      (B,), float32.
+    """
+    own = jnp.eye(scores.shape[0], dtype=bool)
+    # A padding row sees itself, so that its loss, which nobody counts, is finite.
+    seen = valid[None, :] | own
+    match = (((groups[:, None] == groups[None, :]) & (groups[:, None] >= 0)) | own) & seen
+    log_p = jax.nn.log_softmax(jnp.where(seen, scores.astype(jnp.float32), -jnp.inf), axis=-1)
+    return -jnp.sum(jnp.where(match, log_p, 0.0), axis=-1) / match.sum(axis=-1)

@@ -28,7 +28,7 @@ class Table(NamedTuple):
 class ColumnRecords:
     """Records from columns in memory; `id` is the position where no column is named so.
 
-    Images that are paths are read from `folder` when they are asked for.
+    Images and sounds that are paths are read from `folder` when they are asked for.
     """
 
     def __init__(self, columns: Mapping[str, Sequence[Any]], length: int, folder: Path):
@@ -41,9 +41,11 @@ class ColumnRecords:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = {"id": int(index), **{role: values[index] for role, values in self._columns.items()}}
-        if isinstance(record.get("image"), str):
-            record["id"] = record["image"]
-            record["image"] = read_file(self._folder / record["image"])
+        for role in ("image", "audio"):
+            if isinstance(record.get(role), str):
+                if "id" not in self._columns:
+                    record["id"] = record[role]
+                record[role] = read_file(self._folder / record[role])
         return record
 
     def labels(self) -> list[Any]:
@@ -135,7 +137,7 @@ def _open(
     def line(i: int) -> str:
         return f"{path.name}, record {i}" if table.lines is None else f"{path.name}, line {table.lines[i]}"
 
-    for role in {"text", "text_b"} & set(found):
+    for role in {"text", "text_b", "target_text"} & set(found):
         found[role] = _texts(found[role], chosen[role], line)
     names = None
     if "score" in found:

@@ -92,16 +92,18 @@ class BatchNorm(nn.Module):
     """Normalisation over batch and space, as torch does it. Ioffe and Szegedy 2015.
 
     In training mode the batch's biased variance normalises, and the unbiased one moves the running variance (flax's
-    own layer moves it by the biased one, and weighs old and new the other way round).
+    own layer moves it by the biased one, and weighs old and new the other way round). Without `use_scale` there is no
+    factor on the result.
     """
 
     epsilon: float = 1e-5
     momentum: float = 0.1
+    use_scale: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         features = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (features,))
+        scale = self.param("scale", nn.initializers.ones, (features,)) if self.use_scale else 1.0
         bias = self.param("bias", nn.initializers.zeros, (features,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
@@ -133,13 +135,14 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = False
     kernel_init: Callable = HE_FAN_OUT
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*self.kernel, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         x, stride, padding = x.astype(kernel.dtype), _pair(self.stride), _pair(self.padding)
-        if 1 < self.groups == x.shape[-1] == self.features:
+        if 1 < self.groups == x.shape[-1] == self.features and self.dilation == 1:
             y = depthwise(x, kernel, stride=stride, padding=padding)
         else:
             y = jax.lax.conv_general_dilated(
@@ -147,6 +150,7 @@ class Conv(nn.Module):
                 kernel,
                 window_strides=stride,
                 padding=[(p, p) for p in padding],
+                rhs_dilation=(self.dilation, self.dilation),
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
                 feature_group_count=self.groups,
             )

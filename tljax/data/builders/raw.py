@@ -125,17 +125,20 @@ def _contents(place: Path, name: str, wanted: re.Pattern) -> Iterator[tuple[str,
             with tarfile.open(place, "r|*") as archive:
                 for member in archive:
                     if member.isfile() and wanted.fullmatch(member.name):
-                        yield member.name, archive.extractfile(member).read()
+                        yield member.name, _plain(member.name, archive.extractfile(member).read())
         elif name.endswith(".zip"):
             with zipfile.ZipFile(place) as archive:
                 for member in archive.infolist():
                     if not member.is_dir() and wanted.fullmatch(member.filename):
-                        yield member.filename, archive.read(member)
+                        yield member.filename, _plain(member.filename, archive.read(member))
         elif wanted.fullmatch(name):
-            content = place.read_bytes()
-            yield name, gzip.decompress(content) if name.endswith(".gz") else content
+            yield name, _plain(name, place.read_bytes())
     except BROKEN as error:
         raise UserError(f"{place} cannot be read: {error or type(error).__name__}. Is it complete?") from error
+
+
+def _plain(name: str, content: bytes) -> bytes:
+    return gzip.decompress(content) if name.endswith(".gz") else content
 
 
 def png(pixels: Any) -> bytes:
