@@ -106,7 +106,8 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     model, variables, processor, notes = _model(section, jax.random.fold_in(key, 0))
     readers = {name: _processor(name, entry, processor, section, model) for name, entry in entries.items()}
 
-    task = _named(tasks.TABLE, config.get("task"), "classification", "task", (_spec(model, sources, readers),))
+    spec = _spec(model, sources, readers)
+    task = _named(tasks.TABLE, config.get("task"), "classification", "task", (spec,))._replace(outputs=spec.outputs)
     prepared = {name: task.prepare(source, readers[name]) for name, source in sources.items()}
     model, variables, fresh_head = _with_head(model, variables, task, jax.random.fold_in(key, 1), readers)
     stop = "pooler" if task.uses == "hidden" and "pooler" in model.backbone.stages else None

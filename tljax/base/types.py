@@ -26,6 +26,7 @@ class HeadFormat(NamedTuple):
       describe: our head module, class names or None → entries to set in config.json (`num_labels`, `id2label`).
       lacks: regular expressions of tensors of the backbone, under their full names, that this class does not have (a
         pooler that it does not run); an export with this head leaves them out.
+      spelling: the naming of the weights that the class belongs to, a key of the family's `spellings`; "" for `table`.
     """
 
     architecture: str
@@ -35,6 +36,7 @@ class HeadFormat(NamedTuple):
     prefix: str
     describe: Callable[[Any, Sequence[str] | None], dict[str, Any]]
     lacks: tuple[str, ...] = ()
+    spelling: str = ""
 
 
 class Resize(NamedTuple):
@@ -82,6 +84,8 @@ class Family(NamedTuple):
         batch, for families that decode step by step; or None. It goes in as `inputs["cache"]`, with `cache_index`
         (int32 scalar: where the new tokens go), `attention_mask` (B, S) over the whole cache and `position_ids`
         (B, T); it comes back as `outputs["cache"]`.
+      spellings: other published namings of the same weights ("keras"), each as `table`. A checkpoint is read by the one
+        that knows most of its tensors, and written again by the same.
     """
 
     name: str
@@ -100,6 +104,7 @@ class Family(NamedTuple):
     resizes: Mapping[str, Resize] = {}
     infer: Callable[[Mapping[str, tuple[int, ...]]], dict[str, Any]] | None = None
     cache: Callable[..., dict[str, Any]] | None = None
+    spellings: Mapping[str, Callable[[Any, str], Table]] = {}
 
 
 class Model(NamedTuple):
@@ -110,7 +115,8 @@ class Model(NamedTuple):
       config: the family's frozen config.
       backbone: linen module; `backbone.stages` lists its stages in depth order.
       head: linen module (outputs → outputs with `logits` or another result), or None.
-      source: the checkpoint's config.json verbatim, as text; "{}" where there was none.
+      source: the checkpoint's config.json verbatim, as text; "{}" where there was none. Its entry `weights_format`
+        names the spelling of the weights where that is not the family's first.
       stop: the first stage that does not run (a pooler that nobody reads); None runs all.
     """
 
@@ -178,6 +184,8 @@ class Task(NamedTuple):
       infer: (model, variables, batch) → predictions, instead of one forward pass and `predict`: generation; or None.
       fill: (model, variables, processor) → parameters of the head, where its start is computed; or None.
       own_head: whether the parameters of `head` are those of the checkpoint's own head, where it has one.
+      outputs: the shapes of the backbone's outputs for a batch of one, which the assembly adds, for methods that build
+        modules on them.
     """
 
     name: str
@@ -196,6 +204,7 @@ class Task(NamedTuple):
     infer: Callable[..., dict[str, Any]] | None = None
     fill: Callable[..., dict[str, Any]] | None = None
     own_head: bool = False
+    outputs: Mapping[str, Any] = {}
 
 
 class Loss(NamedTuple):

@@ -5,5 +5,6 @@ Methods know neither models nor optimizers: they are given `forward` and the tas
 
 TABLE = {
     "supervised": "tljax.methods.supervised:supervised",
+    "wav2vec2": "tljax.methods.wav2vec2_pretraining:wav2vec2",
 }
 """Name → where the method is."""
