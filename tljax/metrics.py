@@ -114,6 +114,38 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     return pearson(stats.rankdata(a), stats.rankdata(b))
 
 
+def retrieval(
+    queries: np.ndarray, items: np.ndarray, query_groups: np.ndarray, item_groups: np.ndarray, *, prefix: str = ""
+) -> dict[str, float]:
+    """How high the items that match a query rank among all items, by the dot product.
+
+    A query's rank is that of its best match; items that do not match and have the same score stand before it, so that
+    equal embeddings of everything score nothing.
+
+    Args:
+      queries: (Q, D).
+      items: (N, D).
+      query_groups: (Q,), integers.
+      item_groups: (N,), integers; an item matches the queries with its number.
+      prefix: of the names of the results.
+
+    Returns:
+      `recall_at_1`, `recall_at_5`, `recall_at_10`: the share of queries with so high a rank; `mean_reciprocal_rank`.
+      A query that nothing matches counts 0.
+    """
+    ranks = []
+    for start in range(0, len(queries), 1024):
+        part = slice(start, start + 1024)
+        scores = np.asarray(queries[part], np.float32) @ np.asarray(items, np.float32).T
+        match = np.asarray(query_groups)[part, None] == np.asarray(item_groups)[None, :]
+        best = np.where(match, scores, -np.inf).max(axis=1)
+        before = (~match & (scores >= best[:, None])).sum(axis=1)
+        ranks.append(np.where(match.any(axis=1), before + 1.0, np.inf))
+    rank = np.concatenate(ranks)
+    recalls = {f"{prefix}recall_at_{k}": float(np.mean(rank <= k)) for k in (1, 5, 10)}
+    return {**recalls, f"{prefix}mean_reciprocal_rank": float(np.mean(1 / rank))}
+
+
 def _constant(x: np.ndarray) -> bool:
     """Whether what varies in `x` is no more than rounding: SciPy warns at 1e-12 of the mean."""
     return len(x) < 2 or bool(np.linalg.norm(x - x.mean()) <= 1e-11 * abs(x.mean()))

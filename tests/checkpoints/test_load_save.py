@@ -88,7 +88,7 @@ def test_stored_dtypes_are_kept_and_can_be_changed(classifier, tmp_path, dtype):
 
 @pytest.mark.parametrize(
     "make",
-    [transformers.BertForMaskedLM, transformers.BertForPreTraining, transformers.BertForTokenClassification],
+    [transformers.BertForNextSentencePrediction, transformers.BertForPreTraining, transformers.BertForMultipleChoice],
 )
 def test_heads_that_nobody_uses_are_kept_verbatim(make, tmp_path):
     torch.manual_seed(0)
@@ -98,6 +98,19 @@ def test_heads_that_nobody_uses_are_kept_verbatim(make, tmp_path):
     assert pretrained.model.head is None
     has_pooler = any("pooler" in name for name in load_file(tmp_path / "in" / "model.safetensors"))
     assert ("pooler" in pretrained.model.backbone.stages) == has_pooler
+    save_pretrained(pretrained.model, pretrained.variables, tmp_path / "out")
+    again = _strict(make, tmp_path / "out")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("make", [transformers.BertForMaskedLM, transformers.BertForTokenClassification])
+def test_heads_on_every_token_go_round(make, tmp_path):
+    torch.manual_seed(0)
+    model = make(transformers.BertConfig(**TINY_BERT)).eval()
+    model.save_pretrained(tmp_path / "in")
+    pretrained = load_pretrained(tmp_path / "in")
+    assert pretrained.model.head is not None and "pooler" not in pretrained.model.backbone.stages
     save_pretrained(pretrained.model, pretrained.variables, tmp_path / "out")
     again = _strict(make, tmp_path / "out")
     for name, tensor in model.state_dict().items():

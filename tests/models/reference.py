@@ -69,7 +69,7 @@ def import_weights(model: Model, tensors: dict, *, prefix: str = "", architectur
 def run(model: Model, variables: dict, inputs: dict, **options) -> dict:
     """The outputs with hidden states, compiled as one."""
     function = jax.jit(lambda v, x: forward(model, v, x, hidden_states=True, **options)[0])
-    return function(variables, {name: jnp.asarray(value) for name, value in inputs.items()})
+    return function(variables, jax.tree.map(jnp.asarray, dict(inputs)))
 
 
 def random_norms(module) -> None:

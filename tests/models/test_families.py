@@ -51,7 +51,10 @@ TINY = {
     "mistral": dict(**TEXT, vocab_size=30, num_key_value_heads=1, sliding_window=3, tie_word_embeddings=True),
     "qwen2": dict(**TEXT, vocab_size=30, num_key_value_heads=3, tie_word_embeddings=True),
     "qwen3": dict(**TEXT, vocab_size=30, num_key_value_heads=1, head_dim=6, tie_word_embeddings=True),
+    "inception": dict(divisor=16, norm_scale=False),
+    "squeezenet": dict(stem_width=4, squeeze_widths=[3, 4, 4], expand_widths=[5, 6, 4]),
     "vgg": dict(widths=[4, 8], depths=[1, 2], batch_norm=True, hidden_size=12, grid=2),
+    "xlnet": dict(d_model=12, n_layer=2, n_head=3, d_inner=20, vocab_size=30, bi_data=True),
     "wav2vec2": dict(**TEXT, conv_dim=[8, 6], conv_kernel=[5, 3], conv_stride=[3, 2], num_conv_pos_embedding_groups=3),
 }
 
@@ -100,7 +103,11 @@ def part(tree, stages):
 
 
 def optional(family, model, inputs):
-    """The inputs that decoders take besides: a cache, or several texts in a row."""
+    """What some take besides: targets with an order, or memory; decoders a cache, or several texts in a row."""
+    if "target_mapping" in family.carry:
+        order = {"perm_mask": jnp.ones((3, 8, 8), jnp.int32), "target_mapping": jnp.ones((3, 2, 8), jnp.int32)}
+        memory = {f"block{i}": jnp.ones((3, 4, 12)) for i in range(model.config.n_layer)}
+        return {**inputs, **order}, {**inputs, "mems": memory}
     if family.cache is None:
         return ()
     ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
@@ -256,7 +263,9 @@ def test_parameters_start_as_their_initialisers_say():
 
 def test_every_leaf_has_a_gradient(name):
     """Nothing in the tree is dead: seen through the pooled vector, or all tokens where there is none."""
-    _, model, variables, inputs = tiny(name)
+    family, model, variables, inputs = tiny(name)
+    if "target_mapping" in family.carry:
+        inputs = {**optional(family, model, inputs)[0], "perm_mask": jnp.asarray(np.eye(8)[None].repeat(3, 0))}
 
     def loss(params):
         outputs, _ = compiled(model, {**variables, "params": params}, inputs)

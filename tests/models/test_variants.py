@@ -22,11 +22,12 @@ REFERENCE = {
     "qwen2": ("Qwen2Config", "Qwen2Model"),
     "qwen3": ("Qwen3Config", "Qwen3Model"),
     "t5": ("T5Config", "T5Model"),
+    "xlnet": ("XLNetConfig", "XLNetModel"),
 }
 # The blocks of a decoder are equal, and dozens of them take long to build.
 SHALLOW = {
     **{name: {"num_hidden_layers": 1} for name in ("llama", "mistral", "qwen2", "qwen3")},
-    "gpt2": {"n_layer": 1},
+    **{name: {"n_layer": 1} for name in ("gpt2", "xlnet")},
     "t5": {"num_layers": 1, "num_decoder_layers": 1},
 }
 

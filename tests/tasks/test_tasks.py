@@ -42,7 +42,11 @@ def apply(task, seed=0):
 
 def test_the_table_leads_to_tasks_that_share_the_contract():
     for name in TABLE:
-        task = lookup(TABLE, name, what="task")(SPEC)
+        try:
+            task = lookup(TABLE, name, what="task")(SPEC)
+        except UserError:  # of another kind of backbone, or without its tokenizer: its own tests make it
+            assert name not in ("classification", "regression", "similarity", "sentence_pairs")
+            continue
         assert task.name == name
         assert task.uses in ("hidden", "pooled")
         assert task.main[1] in ("min", "max")

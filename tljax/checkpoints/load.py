@@ -15,7 +15,7 @@ from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import lookup, suggest
 from tljax.base.types import Family, HeadFormat, Model, Pretrained
 from tljax.base.weights import Table
-from tljax.checkpoints import FORMATS, darknet_format, vectors_format
+from tljax.checkpoints import FORMATS, darknet_format, keras_format, vectors_format
 from tljax.checkpoints.convert import Fit, collections_of, coverage, fit, flat_of, import_leaves, is_finite
 from tljax.checkpoints.digest import file_sha256
 from tljax.checkpoints.locate import locate
@@ -32,6 +32,8 @@ IN_FOLDER = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
     "model.npz",
+    "model.weights.h5",
+    "model.h5",
 )
 """The weight files of a folder, in the order in which they are looked for."""
 
@@ -44,6 +46,8 @@ SUFFIXES = {
     ".pth": "torch",
     ".th": "torch",
     ".ckpt": "torch",
+    ".h5": "keras",
+    ".hdf5": "keras",
     ".weights": "darknet",
     ".vec": "vectors",
     ".txt": "vectors",
@@ -92,6 +96,9 @@ def load_pretrained(
     family_entry = _family(family, entries, place)
     if not entries and family_entry.infer is not None:
         entries = family_entry.infer({name: tensor.shape for name, tensor in sources.items()})
+        text = json.dumps({"model_type": family_entry.name, **entries}, indent=2)
+    if SUFFIXES.get(file.suffix) == "keras" and (found := keras_format.describe(file)):
+        entries = {**entries, **found}
         text = json.dumps({"model_type": family_entry.name, **entries}, indent=2)
     model, table = describe(family_entry, entries, sources, text)
     if model.head is None and (dense := read_layout(folder)) is not None:
@@ -200,7 +207,14 @@ def describe(
     reads it. The entry `add_pooling_layer` of the family's config says so; the reference keeps no such entry.
     """
     config = family.configure(entries)
-    prefix = max(family.prefixes, key=lambda p: coverage(family.table(config, p), sources))
+    tables = {"": family.table, **family.spellings}
+    pairs = [(spelling, prefix) for spelling in tables for prefix in family.prefixes]
+    spelling, prefix = max(pairs, key=lambda pair: coverage(tables[pair[0]](config, pair[1]), sources))
+    make_table = tables[spelling]
+    if spelling != entries.get("weights_format", ""):
+        entries = {name: value for name, value in entries.items() if name != "weights_format"}
+        entries = {**entries, "weights_format": spelling} if spelling else entries
+        text = json.dumps({"model_type": family.name, **entries}, indent=2)
     head_format = _head_format(family, config, entries, sources)
     if head_format is None and entries.get("tie_word_embeddings") and not getattr(config, "tie_word_embeddings", True):
         # transformers 5 says of every T5 that it is tied, whether it is or not: the tensors tell.
@@ -210,9 +224,9 @@ def describe(
     head = None if head_format is None else head_format.head(config, entries)
     if getattr(config, "add_pooling_layer", False) and getattr(head, "pool", None) != "pooled":
         without = family.configure({**entries, "add_pooling_layer": False})
-        with_pooler, plain = (coverage(family.table(c, prefix), sources) for c in (config, without))
+        with_pooler, plain = (coverage(make_table(c, prefix), sources) for c in (config, without))
         config = config if with_pooler > plain else without
-    table = family.table(config, prefix)
+    table = make_table(config, prefix)
     if head_format is not None:
         table = table._replace(rows=(*table.rows, *head_format.rows(config)))
     return Model(family.name, config, family.backbone(config), head, text), table
@@ -223,17 +237,20 @@ def _head_format(
 ) -> HeadFormat | None:
     """The class that config.json names, if it is one of ours and any of its tensors is there (others that it misses are
     faults) or it has none of its own (a tied output embedding); where config.json names none, the class whose tensors
-    are all there."""
+    are all there. Only classes count that belong to the spelling of the weights."""
+    spelling = entries.get("weights_format", "")
     names = {
-        name: [tensor in sources for entry in format_.rows(config) for tensor in entry.theirs]
-        for name, format_ in family.heads.items()
+        format_.architecture: [tensor in sources for entry in format_.rows(config) for tensor in entry.theirs]
+        for format_ in family.heads.values()
+        if format_.spelling == spelling
     }
     stated = entries.get("architectures") or ()
     if stated:
         found = [name for name in stated if name in names and (any(names[name]) or not names[name])]
     else:
         found = [name for name in names if names[name] and all(names[name])]
-    return family.heads[found[0]] if found else None
+    chosen = (f for f in family.heads.values() if found and (f.architecture, f.spelling) == (found[0], spelling))
+    return next(chosen, None)
 
 
 def _shapes(model: Model) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from tljax.base.types import Family, HeadFormat, Model
 from tljax.checkpoints.convert import export_leaves, flat_of
 from tljax.checkpoints.darknet_format import check_head
 from tljax.checkpoints.darknet_format import write_model as write_darknet
+from tljax.checkpoints.keras_format import write_model as write_keras
 from tljax.checkpoints.sentence_transformers import check_layout, write_layout
 from tljax.checkpoints.vectors_format import write_model as write_vectors
 from tljax.models import get_family
@@ -29,7 +30,7 @@ from tljax.models.heads import Classifier, Embedding
 SHARD_BYTES = 5_000_000_000
 
 OURS = re.compile(
-    r"config\.json|(model|pytorch_model).*\.(safetensors|bin|npz|json)|modules\.json|sentence_bert_config\.json"
+    r"config\.json|(model|pytorch_model).*\.(safetensors|bin|npz|json|h5)|modules\.json|sentence_bert_config\.json"
     r"|model\.(cfg|weights)|config_sentence_transformers\.json|\d+_\w+"
 )
 """Files of a folder that describe a model: an export takes their place, so that none speaks of the model before."""
@@ -65,7 +66,7 @@ def save_pretrained(
     if folder.exists() and not _may_replace(folder):
         raise UserError(f"{folder} exists and holds no model (no config.json). Name another one, or remove it.")
     family = get_family(model.family)
-    chosen = _format(family, model.head)
+    chosen = _format(family, model.head, _spelling(model))
     write = _writer(family, model, variables, chosen, classes, processor)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -99,9 +100,15 @@ def _replace(folder: Path, new: Path) -> None:
     shutil.rmtree(old)
 
 
-def _format(family: Family, head: Any) -> HeadFormat | None:
-    """The reference's class for `head`, if there is one."""
-    return next((f for f in family.heads.values() if head is not None and f.matches(head)), None)
+def _spelling(model: Model) -> str:
+    """The naming of the weights that the checkpoint came in, a key of the family's `spellings`; "" for its first."""
+    return json.loads(model.source).get("weights_format", "")
+
+
+def _format(family: Family, head: Any, spelling: str) -> HeadFormat | None:
+    """The reference's class for `head`, if there is one in this spelling."""
+    formats = (f for f in family.heads.values() if f.spelling == spelling)
+    return next((f for f in formats if head is not None and f.matches(head)), None)
 
 
 def _writer(family, model, variables, chosen, classes, processor):
@@ -148,15 +155,23 @@ def write_model(
     chosen: HeadFormat | None,
     classes: Sequence[str] | None,
 ) -> None:
-    """config.json and model.safetensors, with the head if the class `chosen` writes it."""
-    flat = flat_of(variables)
+    """config.json and model.safetensors, with the head if the class `chosen` writes it.
+
+    A model whose weights came in another spelling than the family's first is written in that spelling and its format.
+    """
+    flat, spelling = flat_of(variables), _spelling(model)
     extras = variables.get("extras", {}) if model.head is None else _without_heads(family, model, variables)
     prefix = chosen.prefix if chosen else _prefix(family, model.config, extras)
-    table = family.table(model.config, prefix)
+    table = (family.spellings[spelling] if spelling else family.table)(model.config, prefix)
     tensors = export_leaves(table, flat)
     if chosen is not None:
         tensors = {n: x for n, x in tensors.items() if not any(re.fullmatch(p, n) for p in chosen.lacks)}
         tensors.update(export_leaves(table._replace(rows=chosen.rows(model.config)), flat))
+    if spelling:
+        entries = _entries(family, model, chosen, classes, foreign=False)
+        write_keras(folder, {**tensors, **extras}, entries)
+        (folder / "config.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf8")
+        return
     if "model_type" not in json.loads(model.source):
         # No checkpoint gave torch's counters of batches, which the reference's batch norms have.
         norms = [name.removesuffix(".running_mean") for name in tensors if name.endswith(".running_mean")]

@@ -1,4 +1,4 @@
-"""Processors: what turns raw text or images into a model's inputs.
+"""Processors: what turns raw text, images or sound into a model's inputs.
 
 A processor is a frozen dataclass with these members, and the streams know no others:
 
@@ -21,31 +21,57 @@ from pathlib import Path
 from typing import Any
 
 from tljax.base.errors import UserError
+from tljax.data.audio import EXTRACTOR, AudioProcessor, read_extractor
+from tljax.data.image_config import options_of
+from tljax.data.image_text import ImageTextProcessor
 from tljax.data.images import ImageProcessor, read_preprocessor_config
 from tljax.data.text import FILES, TextProcessor
 
-Processor = TextProcessor | ImageProcessor
+Processor = TextProcessor | ImageProcessor | ImageTextProcessor | AudioProcessor
 
 PROCESSORS = {
+    "audio": "tljax.data.audio:AudioProcessor",
+    "characters": "tljax.data.characters:characters",
     "image": "tljax.data.images:ImageProcessor",
+    "image_text": "tljax.data.image_text:image_text",
 }
 """Name → processor, for models without a checkpoint and checkpoints without a processor."""
+
+IMAGE_TEXT = ("clip",)
+"""The model types that read images and texts."""
 
 
 def load_processor(folder: str | os.PathLike, config: Mapping[str, Any]) -> Processor | None:
     """The processor that the checkpoint in `folder` carries, or None.
 
     Args:
-      folder: with `preprocessor_config.json` (images) or a tokenizer's files (text). Images win where there are both.
-      config: the checkpoint's config.json as a dict: `max_position_embeddings`, `vocab_size`.
+      folder: with `preprocessor_config.json` (images, sound) or a tokenizer's files (text). Where there are both, a
+        model of images and texts gets a processor of both, any other one that of images or of sound.
+      config: the checkpoint's config.json as a dict: `model_type`, `max_position_embeddings`, `vocab_size`.
 
     Raises:
       UserError: a file of it cannot be read. The tokenizer itself is loaded when it is first used.
     """
     folder = Path(folder)
-    if (folder / "preprocessor_config.json").is_file():
-        return read_preprocessor_config(folder / "preprocessor_config.json")
-    if any((folder / name).is_file() for name in FILES):
+    has_tokenizer = any((folder / name).is_file() for name in FILES)
+    # transformers 5 writes the extractor of a model of sound into the file of the whole processor.
+    sound = read_json(folder / "processor_config.json").get("feature_extractor")
+    for name, found in (("processor_config.json", sound), ("preprocessor_config.json", None)):
+        found = read_json(folder / name) if found is None else found
+        if found.get("feature_extractor_type") == EXTRACTOR:
+            return read_extractor(found, str(folder / name), str(folder) if has_tokenizer else None)
+    # So it does with the images of a model of images and texts.
+    nested = read_json(folder / "processor_config.json").get("image_processor")
+    if nested is not None or (folder / "preprocessor_config.json").is_file():
+        if nested is not None:
+            images = ImageProcessor(**options_of(nested, str(folder / "processor_config.json")))
+        else:
+            images = read_preprocessor_config(folder / "preprocessor_config.json")
+        if not has_tokenizer or config.get("model_type") not in IMAGE_TEXT:
+            return images
+        tower = config.get("text_config_dict") or config.get("text_config") or {}
+        return ImageTextProcessor(images, _text_processor(folder, tower))
+    if has_tokenizer:
         return _text_processor(folder, config)
     return None
 

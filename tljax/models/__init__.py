@@ -15,15 +15,18 @@ FAMILIES = {
     "clip_text_model": "tljax.models.clip:TEXT",
     "clip_vision_model": "tljax.models.clip:VISION",
     "gpt2": "tljax.models.gpt2:FAMILY",
+    "inception": "tljax.models.inception:FAMILY",
     "llama": "tljax.models.llama:FAMILY",
     "mistral": "tljax.models.llama:MISTRAL",
     "qwen2": "tljax.models.llama:QWEN2",
     "qwen3": "tljax.models.llama:QWEN3",
     "ssd": "tljax.models.ssd:FAMILY",
+    "squeezenet": "tljax.models.squeezenet:FAMILY",
     "t5": "tljax.models.t5:FAMILY",
     "t5_encoder": "tljax.models.t5:ENCODER",
     "vgg": "tljax.models.vgg:FAMILY",
     "wav2vec2": "tljax.models.wav2vec2:FAMILY",
+    "xlnet": "tljax.models.xlnet:FAMILY",
     "yolo": "tljax.models.yolo:FAMILY",
 }
 """`model_type` → where its `Family` is."""

@@ -81,6 +81,11 @@ class Tower(nn.Module):
         return {**carry, "recorded": recorded} if record else carry
 
 
+def with_map(carry: Mapping[str, Any], keep: bool = True) -> dict[str, Any]:
+    """The carry with its `hidden`, a map, appended to `pyramid`; as it is without `keep`."""
+    return {**carry, "pyramid": (*carry.get("pyramid", ()), carry["hidden"])} if keep else dict(carry)
+
+
 def stage_range(stages: tuple[str, ...], start: str | None = None, stop: str | None = None) -> tuple[str, ...]:
     """The names in [start, stop); raises `UserError` for a name that is not a stage."""
     for name in (start, stop):

@@ -6,10 +6,19 @@ A task is `task(spec, **options) -> Task`, where `spec` is a `tljax.tasks.spec.T
 TABLE = {
     "causal_lm": "tljax.tasks.causal_lm:causal_lm",
     "classification": "tljax.tasks.classification:classification",
+    "contrastive": "tljax.tasks.contrastive:contrastive",
+    "ctc": "tljax.tasks.ctc:ctc",
+    "detection": "tljax.tasks.detection:detection",
     "masked_lm": "tljax.tasks.masked_lm:masked_lm",
+    "permutation_lm": "tljax.tasks.permutation_lm:permutation_lm",
+    "pretraining": "tljax.tasks.pretraining:pretraining",
     "question_answering": "tljax.tasks.question_answering:question_answering",
     "regression": "tljax.tasks.regression:regression",
+    "segmentation": "tljax.tasks.segmentation:segmentation",
+    "sentence_pairs": "tljax.tasks.contrastive:sentence_pairs",
+    "seq2seq": "tljax.tasks.seq2seq:seq2seq",
     "similarity": "tljax.tasks.similarity:similarity",
     "token_classification": "tljax.tasks.token_classification:token_classification",
+    "zero_shot": "tljax.tasks.zero_shot:zero_shot",
 }
 """Name → where the task is."""

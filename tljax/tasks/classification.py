@@ -78,7 +78,7 @@ def _single(classes: tuple[str, ...], common: Mapping[str, Any]) -> Task:
 
     def decode(predictions, records):
         return [
-            {"label": classes[int(label)], "probabilities": _by_class(classes, probabilities)}
+            {"label": classes[int(label)], "probabilities": by_class(classes, probabilities)}
             for label, probabilities in zip(predictions["label"], predictions["probabilities"], strict=True)
         ]
 
@@ -105,7 +105,7 @@ def _multi(classes: tuple[str, ...], threshold: float, common: Mapping[str, Any]
         return [
             {
                 "labels": [name for name, on in zip(classes, np.asarray(labels), strict=True) if on],
-                "probabilities": _by_class(classes, probabilities),
+                "probabilities": by_class(classes, probabilities),
             }
             for labels, probabilities in zip(predictions["labels"], predictions["probabilities"], strict=True)
         ]
@@ -121,7 +121,8 @@ def _multi(classes: tuple[str, ...], threshold: float, common: Mapping[str, Any]
     )
 
 
-def _by_class(classes: tuple[str, ...], probabilities: Any) -> dict[str, float]:
+def by_class(classes: tuple[str, ...], probabilities: Any) -> dict[str, float]:
+    """(Y,) probabilities as {class: probability}, to six decimals."""
     values = np.asarray(probabilities, np.float64)
     return {name: round(float(value), 6) for name, value in zip(classes, values, strict=True)}
 
