@@ -108,3 +108,25 @@ def save_tiny_t5(folder: Path, **changes) -> Path:
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=32
     ).save_pretrained(folder)
     return folder
+
+
+TINY_XLNET = dict(vocab_size=32, d_model=16, n_layer=2, n_head=2, d_inner=24)
+
+
+def save_tiny_xlnet(folder: Path, cls: str = "XLNetLMHeadModel", **changes) -> Path:
+    """A random two-layer XLNet with a word tokenizer that pads on the left, written by transformers."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    special = ("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")
+    pieces = [(name, 0.0) for name in special] + [(f"\u2581{word}", -1.0) for word in WORDS]
+    model = getattr(transformers, cls)(transformers.XLNetConfig(**{**TINY_XLNET, **changes})).eval()
+    with torch.no_grad():
+        for path, leaf in model.named_parameters():
+            if path.endswith("bias"):
+                leaf.uniform_(-0.3, 0.3)
+    model.save_pretrained(folder)
+    transformers.XLNetTokenizer(vocab=pieces).save_pretrained(folder)
+    return folder

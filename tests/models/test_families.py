@@ -51,7 +51,7 @@ TINY = {
     "mistral": dict(**TEXT, vocab_size=30, num_key_value_heads=1, sliding_window=3, tie_word_embeddings=True),
     "qwen2": dict(**TEXT, vocab_size=30, num_key_value_heads=3, tie_word_embeddings=True),
     "qwen3": dict(**TEXT, vocab_size=30, num_key_value_heads=1, head_dim=6, tie_word_embeddings=True),
-    "inception": dict(divisor=16, norm_scale=False),
+    "inception": dict(divisor=4, norm_scale=False),
     "squeezenet": dict(stem_width=4, squeeze_widths=[3, 4, 4], expand_widths=[5, 6, 4]),
     "vgg": dict(widths=[4, 8], depths=[1, 2], batch_norm=True, hidden_size=12, grid=2),
     "xlnet": dict(d_model=12, n_layer=2, n_head=3, d_inner=20, vocab_size=30, bi_data=True),

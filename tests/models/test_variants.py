@@ -67,6 +67,13 @@ PUBLISHED = {
     ("mistral", "Mistral-7B-v0.1"): 7_241_732_096 - 32000 * 4096,
     ("qwen2", "Qwen2.5-0.5B"): 494_032_768,
     ("qwen3", "Qwen3-0.6B"): 596_049_920,
+    # torchvision counts their last layers, and the auxiliary classifier of Inception, too.
+    ("vgg", "vgg16"): 138_357_544 - 4097 * 1000,
+    ("vgg", "vgg11_bn"): 132_868_840 - 4097 * 1000,
+    ("vgg", "vgg19"): 143_667_240 - 4097 * 1000,
+    ("inception", "inception_v3"): 27_161_264 - 3_326_696 - 2049 * 1000,
+    ("squeezenet", "squeezenet1_0"): 1_248_424 - 513 * 1000,
+    ("squeezenet", "squeezenet1_1"): 1_235_496 - 513 * 1000,
     ("t5", "t5-small"): 60_506_624,
     ("t5", "t5-base"): 222_903_552,
     ("t5", "flan-t5-base"): 247_577_856 - 32128 * 768,

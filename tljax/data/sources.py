@@ -22,8 +22,10 @@ def open_source(
     Args:
       spec: what stands before the first colon names the kind, the rest goes to its opener:
         `tfds:NAME[:CONFIG]` any TFDS data set; `tljax:NAME[:CONFIG]` one of ours (`tljax.data.BUILDERS`);
-        `image_folder:PATH` one folder a class, in a folder a split where there are such; `csv:PATH`, `tsv:PATH`,
-        `jsonl:PATH` tables; `npz:PATH` arrays; `package.module:function:REST` an opener of your own.
+        `image_folder:PATH`, `audio_folder:PATH` one folder a class, in a folder a split where there are such;
+        `csv:PATH`, `tsv:PATH`, `jsonl:PATH` tables; `npz:PATH` arrays; `voc:PATH`, `coco:PATH` images with boxes;
+        `mask_folder:PATH`, `voc_masks:PATH` images with a class a pixel;
+        `package.module:function:REST` an opener of your own.
         In PATH, `{split}` stands for the split, and a folder of tables holds one file a split.
       split: the source's own split.
       data_dir: the folder of raw data, default TLJAX_DATA. Relative paths that lead nowhere from here are tried there.

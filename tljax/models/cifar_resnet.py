@@ -22,7 +22,7 @@ from tljax.models.formats import conv_rows, linear_classifier
 from tljax.models.inputs import start_pixels
 from tljax.models.layers import BatchNorm, Conv
 from tljax.models.resizing import channels_resize
-from tljax.models.tower import Tower
+from tljax.models.tower import Tower, with_map
 
 HE_FAN_IN = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -66,11 +66,15 @@ class Stem(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions; where the shape changes, the shortcut takes every second pixel and pads channels with 0."""
+    """Two 3×3 convolutions; where the shape changes, the shortcut takes every second pixel and pads channels with 0.
+
+    `keep` puts the map into `pyramid`.
+    """
 
     config: CifarResNetConfig
     width: int
     stride: int
+    keep: bool = False
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
@@ -82,7 +86,7 @@ class Block(nn.Module):
             missing = self.width - x.shape[-1]
             x = x[:, :: self.stride, :: self.stride]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
-        return {**carry, "hidden": jax.nn.relu(x + y)}
+        return with_map({**carry, "hidden": jax.nn.relu(x + y)}, self.keep)
 
 
 class CifarResNet(Tower):
@@ -95,7 +99,8 @@ class CifarResNet(Tower):
         chain = {"embed": functools.partial(Stem, c)}
         for i, width in enumerate(c.widths):
             for j in range(c.blocks):
-                chain[f"stage{i}_block{j}"] = functools.partial(Block, c, width, 2 if i and not j else 1)
+                keep = j == c.blocks - 1
+                chain[f"stage{i}_block{j}"] = functools.partial(Block, c, width, 2 if i and not j else 1, keep)
         return chain
 
     @property
@@ -134,8 +139,9 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 
 def finish(config: CifarResNetConfig, carry: Mapping[str, Any]) -> dict[str, Any]:
-    """hidden (B, H, W, D), pooled (B, D), the mean over the map."""
-    return {"hidden": carry["hidden"], "pooled": carry["hidden"].mean(axis=(1, 2))}
+    """hidden (B, H, W, D), pooled (B, D), its mean, and pyramid: the last map of each resolution, the finest first."""
+    hidden = carry["hidden"]
+    return {"hidden": hidden, "pooled": hidden.mean(axis=(1, 2)), "pyramid": carry.get("pyramid", ())}
 
 
 ARCHITECTURE = "CifarResNetForImageClassification"
@@ -145,7 +151,7 @@ FAMILY = Family(
     name="cifar_resnet",
     configure=configure,
     backbone=CifarResNet,
-    carry={"pixel_values": "example", "hidden": "example"},
+    carry=dict.fromkeys(("pixel_values", "hidden", "pyramid"), "example"),
     start=start_pixels,
     finish=finish,
     inputs=lambda config: {"pixel_values": jax.ShapeDtypeStruct((1, 32, 32, config.num_channels), jnp.float32)},

@@ -20,7 +20,7 @@ from tljax.models.formats import conv_rows, linear_classifier
 from tljax.models.inputs import start_pixels
 from tljax.models.layers import ACTIVATIONS, BatchNorm, Conv
 from tljax.models.resizing import channels_resize
-from tljax.models.tower import Tower
+from tljax.models.tower import Tower, with_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,23 +66,25 @@ class ConvNorm(nn.Module):
 
 
 class Stem(nn.Module):
-    """A 7×7 convolution and a 3×3 maximum, both with stride 2."""
+    """A 7×7 convolution and a 3×3 maximum, both with stride 2; `keep` puts the map into `pyramid`."""
 
     config: ResNetConfig
+    keep: bool = False
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
         c = self.config
         x = ConvNorm(c.embedding_size, 7, 2, c.hidden_act, name="layer0")(carry["pixel_values"], train)
-        return {"hidden": nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))}
+        return with_map({"hidden": nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))}, self.keep)
 
 
 class Block(nn.Module):
-    """A residual block; its shortcut is a 1×1 convolution where the shape changes."""
+    """A residual block; its shortcut is a 1×1 convolution where the shape changes; `keep` as for `Stem`."""
 
     config: ResNetConfig
     features: int
     stride: int
+    keep: bool = False
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
@@ -92,7 +94,7 @@ class Block(nn.Module):
             y = layer(name=f"layer{k}")(y, train)
         if _has_shortcut(x.shape[-1], self.features, self.stride):
             x = ConvNorm(self.features, 1, self.stride, None, name="shortcut")(x, train)
-        return {**carry, "hidden": ACTIVATIONS[c.hidden_act](x + y)}
+        return with_map({**carry, "hidden": ACTIVATIONS[c.hidden_act](x + y)}, self.keep)
 
 
 def _layers(config: ResNetConfig, features: int, stride: int) -> tuple[functools.partial, ...]:
@@ -129,8 +131,14 @@ class ResNet(Tower):
 
     def chain(self) -> dict[str, Any]:
         c = self.config
-        blocks = {f"stage{i}_block{j}": functools.partial(Block, c, f, s) for i, j, _, f, s in _blocks(c)}
-        return {"embed": functools.partial(Stem, c), **blocks}
+        blocks = _blocks(c)
+        # A map is the last of its resolution where the next block halves it.
+        last = [stride == 2 for *_, stride in blocks] + [True]
+        stages = {
+            f"stage{i}_block{j}": functools.partial(Block, c, features, stride, keep)
+            for (i, j, _, features, stride), keep in zip(blocks, last[1:], strict=True)
+        }
+        return {"embed": functools.partial(Stem, c, last[0]), **stages}
 
     @property
     def recorded_stages(self) -> tuple[str, ...]:
@@ -138,8 +146,9 @@ class ResNet(Tower):
 
 
 def finish(config: ResNetConfig, carry: Mapping[str, Any]) -> dict[str, Any]:
-    """hidden (B, H, W, D), pooled (B, D), the mean over the map."""
-    return {"hidden": carry["hidden"], "pooled": carry["hidden"].mean(axis=(1, 2))}
+    """hidden (B, H, W, D), pooled (B, D), its mean, and pyramid: the last map of each resolution, the finest first."""
+    hidden = carry["hidden"]
+    return {"hidden": hidden, "pooled": hidden.mean(axis=(1, 2)), "pyramid": carry.get("pyramid", ())}
 
 
 def table(config: ResNetConfig, prefix: str) -> Table:
@@ -164,7 +173,7 @@ FAMILY = Family(
     name="resnet",
     configure=configure,
     backbone=ResNet,
-    carry={"pixel_values": "example", "hidden": "example"},
+    carry=dict.fromkeys(("pixel_values", "hidden", "pyramid"), "example"),
     start=start_pixels,
     finish=finish,
     # No size belongs to the model; a small one traces quickly.

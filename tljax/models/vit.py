@@ -169,10 +169,14 @@ class ViT(Tower):
 
 
 def finish(config: ViTConfig, carry: Mapping[str, Any]) -> dict[str, Any]:
-    """hidden (B, T, D), pooled (B, D) or None, mask (B, T): 1 for patches, 0 for the tokens before them."""
+    """hidden (B, T, D), pooled (B, D) or None, mask (B, T): 1 for patches, 0 for the tokens before them.
+
+    And pyramid: one map, the patches of `hidden` in their grid.
+    """
     hidden = carry["hidden"]
     mask = jnp.broadcast_to(jnp.arange(hidden.shape[1]) >= config.extra_tokens, hidden.shape[:2])
-    return {"hidden": hidden, "pooled": carry.get("pooled"), "mask": mask.astype(jnp.int32)}
+    patches = hidden[:, config.extra_tokens :].reshape(hidden.shape[0], *config.grid, -1)
+    return {"hidden": hidden, "pooled": carry.get("pooled"), "mask": mask.astype(jnp.int32), "pyramid": (patches,)}
 
 
 def table(config: ViTConfig, prefix: str) -> Table:

@@ -12,7 +12,7 @@ from tljax.reports.records import Run, read_run
 
 SHARES = (
     *("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "precision", "recall", "f1", "exact_match"),
-    *("map", "map_50", "mean_iou", "pixel_accuracy", "wer", "cer", "token_accuracy"),
+    *("map", "map_50", "iou", "mean_iou", "mean_f1", "mean_accuracy", "pixel_accuracy", "wer", "cer", "token_accuracy"),
 )
 """Metrics that are shown in per cent."""
 
@@ -280,16 +280,20 @@ def _confused(counts: list[list[int]], classes: list[str]) -> list[Html]:
 
 
 def _per_class(rows: list[dict[str, Any]]) -> Html:
-    most = max((row.get("count", 0) for row in rows), default=0) or 1
+    """Segmentation counts pixels and has an IoU a class besides."""
+    unit = "pixels" if any("pixels" in row for row in rows) else "count"
+    most = max((row.get(unit, 0) for row in rows), default=0) or 1
+    overlap = any("iou" in row for row in rows)
     return table(
-        ["class", "precision", "recall", "F1", "examples"],
+        ["class", *["IoU"] * overlap, "precision", "recall", "F1", "examples" if unit == "count" else unit],
         [
             [
                 row["class"],
+                *([bar(row["iou"], show("iou", row["iou"]))] if overlap else []),
                 show("precision", row["precision"]),
                 show("recall", row["recall"]),
                 bar(row["f1"], show("f1", row["f1"])),
-                bar(row.get("count", 0) / most, f"{row.get('count', 0):,}"),
+                bar(row.get(unit, 0) / most, f"{row.get(unit, 0):,}"),
             ]
             for row in rows
         ],
