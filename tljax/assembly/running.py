@@ -14,7 +14,7 @@ from tljax.base.tables import call
 from tljax.base.types import Source
 from tljax.data.streams import eval_stream
 from tljax.models.forward import forward
-from tljax.models.heads import Embedding
+from tljax.models.heads import Classifier, Embedding
 from tljax.sharding import batch_sharding, replicated
 from tljax.train import probe as probes
 from tljax.train.evaluate import collect, measure
@@ -102,6 +102,11 @@ def run_probe(experiment: Experiment, splits: Sequence[str]) -> list[dict[str, A
     settings = call(probes.Probe, (), experiment.config.get("probe"), where="config.probe")
     if experiment.classes is None:
         raise UserError("The probe is a classifier, and the data have no classes.")
+    if not isinstance(experiment.model.head, Classifier):
+        raise UserError(
+            f"The probe is a linear classifier, and the task {experiment.task.name} has another head. "
+            "Use config.task.name='classification'."
+        )
     head = Embedding(pool=experiment.model.head.pool, normalize=experiment.model.head.normalize)
     run = partial(predictor(experiment, head=head), *placed(experiment))
     features, labels = {}, {}

@@ -111,8 +111,7 @@ def _kind(head: Any) -> str:
 
 def init_head(model: Model, head: Any, rng: jax.Array) -> dict[str, Any]:
     """The parameters of a new `head` on the backbone of `model`; {} for a head without any."""
-    outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), dict(output_shapes(model)))
-    return head.init(rng, outputs).get("params", {})
+    return head.lazy_init(rng, dict(output_shapes(model))).get("params", {})
 
 
 def output_shapes(model: Model) -> Mapping[str, Any]:

@@ -132,7 +132,7 @@ def _writer(family, model, variables, chosen, classes, processor):
         return lambda folder: write_model(folder, family, model, variables, chosen, classes)
     if isinstance(model.head, (Classifier, Embedding)) and "input_ids" in family.inputs(model.config):
         check_layout(model.head)
-        longest = getattr(processor, "max_length", None) or model.config.max_position_embeddings
+        longest = getattr(processor, "max_length", None) or getattr(model.config, "max_position_embeddings", 512)
 
         def write(folder: Path) -> None:
             write_model(folder, family, model, variables, None, classes)
@@ -140,10 +140,15 @@ def _writer(family, model, variables, chosen, classes, processor):
             write_layout(folder, model.head, head, width=model.config.hidden_size, max_length=longest)
 
         return write
+    cure = "Save the backbone alone (head=None)."
+    if hasattr(model.head, "pool"):
+        cure = (
+            f"They pool by {family.own_pool!r} and do not normalise: train with config.task.pool='own', or save the "
+            "backbone alone (head=None)."
+        )
     raise UserError(
-        f"The head {model.head} on a {family.name} cannot be exported: transformers' classes for it are "
-        f"{', '.join(family.heads) or '(none)'}, which pool by {family.own_pool!r} and do not normalise. "
-        "Train with config.task.pool='own' to export with the head, or save the backbone alone (head=None)."
+        f"The head {model.head} on a {family.name} cannot be exported: the reference's classes for it are "
+        f"{', '.join(family.heads) or '(none)'}. {cure}"
     )
 
 

@@ -45,7 +45,7 @@ def masked_lm(spec: TaskSpec, *, rate: float = 0.15, candidates: int = 5) -> Tas
     mask = mask_token(tokenizer)
     head = spec.head
     if not isinstance(head, LanguageModel):
-        head = LanguageModel(spec.config.vocab_size, bias=True, transform=spec.config.hidden_act)
+        head = LanguageModel(spec.config.vocab_size, bias=True, transform=getattr(spec.config, "hidden_act", "gelu"))
 
     def infer(model, variables, batch):
         outputs, _ = forward(model, variables, batch["inputs"])
