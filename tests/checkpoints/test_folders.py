@@ -11,6 +11,7 @@ import torch
 import transformers
 from safetensors.numpy import load_file
 
+from tests.models.test_families import TINY
 from tests.tiny import TINY_BERT, save_tiny_bert
 from tljax.base.errors import UserError
 from tljax.base.types import Model
@@ -45,32 +46,28 @@ def _equal(one, two):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+LEFT_OUT = {"clip": {"logit_scale"}}
+"""What belongs to a head, which the class of the bare model in the reference has all the same."""
+
+KNOWN = tuple(name for name in FAMILIES if name in transformers.models.auto.configuration_auto.CONFIG_MAPPING)
+
+
+@pytest.mark.parametrize("name", (*KNOWN, "cifar_resnet"))
 def test_a_model_without_a_checkpoint_goes_out_with_its_whole_config(name, tmp_path):
-    vit = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-    vit.update(image_size=16, patch_size=8)
-    tiny = {
-        "bert": TINY_BERT,
-        "vit": vit,
-        "deit": vit,
-        "resnet": dict(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic"),
-        "cifar_resnet": dict(blocks=1, widths=[2, 4, 8]),
-    }
-    if name not in tiny:
-        pytest.skip(f"no tiny {name} here; its own tests export it")
     family = get_family(name)
-    config = family.configure(tiny[name])
+    config = family.configure(TINY[name])
     model = Model(family=name, config=config, backbone=family.backbone(config))
-    variables = {**init_variables(model, jax.random.key(0)), "extras": {}}
+    variables = {**jax.jit(init_variables, static_argnums=0)(model, jax.random.key(0)), "extras": {}}
     save_pretrained(model, variables, tmp_path / "out")
     again = load_pretrained(tmp_path / "out")
     assert again.model.config == config
     _equal(again.variables["params"], variables["params"])
     _equal(again.variables["batch_stats"], variables["batch_stats"])
-    if name in transformers.models.auto.configuration_auto.CONFIG_MAPPING:
+    if name in KNOWN:
         cls = getattr(transformers, _config(tmp_path / "out")["architectures"][0])
         _, info = cls.from_pretrained(tmp_path / "out", output_loading_info=True)
-        assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+        assert set(info["missing_keys"]) <= LEFT_OUT.get(name, set())
+        assert not info["unexpected_keys"] and not info["mismatched_keys"]
 
 
 def test_names_of_labels_survive_and_can_be_given(tmp_path):
