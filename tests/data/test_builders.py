@@ -54,6 +54,7 @@ def test_digits_are_scikit_learn_s():
         ("tljax:banking77", {"train": 10003, "test": 3080}, 77),
         ("tljax:tinyshakespeare", {"train": 1, "validation": 1, "test": 1}, None),
         ("tljax:trec", {"train": 5452, "test": 500}, 6),
+        ("tljax:fsdd", {"train": 2700, "test": 300, "train_theo": 450, "test_theo+test_lucas": 100}, 10),
         ("tljax:stsb", {"train": 5749, "validation": 1500, "test": 1379}, None),
         ("tljax:stsb:de", {"train": 5749, "validation": 1500, "test": 1379}, None),
     ],
@@ -83,6 +84,42 @@ def test_the_publisher_s_order_and_content_are_kept(data_dir):
     small = open_source("tljax:cifar10", split="test", data_dir=data_dir).records[9999]
     assert small["id"] == "test/truck/0999.jpg"
     assert _pixels(small).shape == (32, 32, 3)
+
+
+def test_strings_of_digits_are_clips_put_together(data_dir):
+    import soundfile
+
+    source = open_source("tljax:fsdd_strings", split="validation", data_dir=data_dir)
+    digits = open_source("tljax:fsdd_strings:digits", split="validation_theo", data_dir=data_dir)
+    records = [source.records[i] for i in range(len(source.records))]
+    own = [record for record in records if record["speaker"] == "theo"]
+    assert [digits.records[i]["id"] for i in range(len(digits.records))] == [record["id"] for record in own]
+    assert digits.records[0]["target_text"].replace(" ", "").isdigit()
+    used = Counter((r["speaker"], clip) for r in records for clip in r["id"].split("_")[2].split("-"))
+    assert len({record["id"] for record in records}) == len(records)
+    assert set(used.values()) == {4} and len(used) == 300
+    assert {int(clip.split(".")[1]) for _, clip in used} == set(range(5, 10))
+    assert {len(r["target_text"].split()) for r in records} == {1, 2, 3}
+
+    clips = open_source("tljax:fsdd", data_dir=data_dir).records
+    clips = {record["id"]: record["audio"] for record in (clips[i] for i in range(len(clips)))}
+    record = records[5]
+    whole, rate = soundfile.read(io.BytesIO(record["audio"]), dtype="int16")
+    speaker, _, said = record["id"].split("_")
+    start = 0
+    for clip in said.split("-"):
+        digit, take = clip.split(".")
+        part = soundfile.read(io.BytesIO(clips[f"{digit}_{speaker}_{take}"]), dtype="int16")[0]
+        places = range(start + int(0.02 * rate), start + int(0.15 * rate) + 1)
+        start = next(i for i in places if np.array_equal(whole[i : i + len(part)], part)) + len(part)
+    assert 0.02 * rate - 1 <= len(whole) - start <= 0.15 * rate
+
+
+def test_other_recordings_are_refused():
+    from tljax.data.builders.fsdd import read_clips
+
+    with pytest.raises(UserError, match="found 1 by anna"):
+        read_clips({"3_anna_0.wav": b""})
 
 
 def test_mnist_files_are_read_and_verified(data_dir):

@@ -202,7 +202,7 @@ def test_a_csv_of_image_files(write, photo):
 
 @pytest.mark.parametrize("spec", ["csv", "csv:", "parquet:x", "reviews.csv"])
 def test_a_spec_that_is_none(spec):
-    with pytest.raises(UserError, match="Accepted: csv, image_folder, jsonl"):
+    with pytest.raises(UserError, match=r"Accepted: .*csv, .*image_folder, jsonl"):
         open_source(spec)
 
 

@@ -9,6 +9,7 @@ from tljax.cli.common import build_experiment, chosen_variables
 from tljax.cli.main import Arguments
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+SOUNDS = (".wav", ".flac", ".ogg", ".oga")
 
 
 def run(arguments: Arguments) -> int:
@@ -38,7 +39,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def gather(texts: list[str], inputs: list[str]) -> list[dict]:
-    """Records of the typed texts, then of the files: one image a file, one text a line, one object a jsonl line."""
+    """Records of the typed texts, then of the files: an image or sound a file, a text or a jsonl object a line."""
     records = [{"id": f"text {i}", "text": text} for i, text in enumerate(texts)]
     for name in inputs:
         path = Path(name)
@@ -56,8 +57,11 @@ def _records_of(file: Path) -> list[dict]:
     suffix = file.suffix.lower()
     if suffix in IMAGES:
         return [{"id": str(file), "image": file.read_bytes()}]
+    if suffix in SOUNDS:
+        return [{"id": str(file), "audio": file.read_bytes()}]
     if suffix not in (".txt", ".jsonl"):
-        raise UserError(f"{file}: inputs are .txt (one text a line), .jsonl, or images ({', '.join(IMAGES)}).")
+        known = ", ".join(IMAGES + SOUNDS)
+        raise UserError(f"{file}: inputs are .txt (one text a line), .jsonl, images or sounds ({known}).")
     records = []
     for number, line in enumerate(file.read_text(encoding="utf8").splitlines(), 1):
         if not line.strip():

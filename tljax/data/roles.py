@@ -11,7 +11,7 @@ CONTENTS = ("text", "image", "audio", "tokens", "question")
 ROLES = (
     *CONTENTS,
     *("text_b", "target_text", "context", "answers", "answer_starts", "tags", "boxes", "labels", "ignore", "mask"),
-    *("speaker", "label", "score", "id"),
+    *("rate", "speaker", "label", "score", "id"),
 )
 """`label` is a class (or several), `score` a number to regress on; both become the record's `label`.
 
