@@ -122,7 +122,7 @@ class ImageProcessor:
         Raises:
           UserError: the record holds no image, or one that cannot be decoded.
         """
-        image = self._decode(record)
+        image = self.decode(record)
         augment = self.augment if rng is not None and self.augment is not None else Augment()
         if augment.resized_crop is not None:
             height, width = self.size
@@ -169,7 +169,8 @@ class ImageProcessor:
     def _filter(self) -> Image.Resampling:
         return Image.Resampling(RESAMPLES.index(self.resample))
 
-    def _decode(self, record: Mapping[str, Any]) -> Image.Image:
+    def decode(self, record: Mapping[str, Any]) -> Image.Image:
+        """The record's image, upright, in the channels of the processor; raises `UserError` where there is none."""
         image = record.get("image")
         name = f"The image {record.get('id')!r}"
         if isinstance(image, np.ndarray):

@@ -23,7 +23,9 @@ def replaced(processor: Any, options: Mapping[str, Any], *, what: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Lists as tuples, so that equal options compare and hash equal."""
+    """Lists as tuples, so that equal options compare and hash equal; named tuples stay what they are."""
+    if hasattr(value, "_fields"):
+        return value
     return tuple(plain(x) for x in value) if isinstance(value, (list, tuple)) else value
 
 
