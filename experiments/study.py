@@ -8,7 +8,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,8 @@ class Case(NamedTuple):
       verb: of `launch.py`.
       config: another config than the study's.
       seeds: another number of seeds than the study's.
+      export: write the run's export too.
+      compute: () → a record, for a case that is no run of `launch.py` (a library's method on the same data).
       after: the name of a case whose run with the same seed comes before; `{after}` in a value is its folder.
     """
 
@@ -33,6 +35,8 @@ class Case(NamedTuple):
     verb: str = "train"
     config: str | None = None
     seeds: int | None = None
+    export: bool = False
+    compute: Callable[[], dict[str, Any]] | None = None
     after: str | None = None
 
 
@@ -81,7 +85,10 @@ def run(study: Study, workdir: Path, seeds: int, only: Sequence[str] | None) -> 
     for case in study.cases:
         if only and case.name not in only:
             continue
-        for seed in range(case.seeds or seeds):
+        if case.compute is not None:
+            keep(study, {"case": case.name, "seed": 0, **case.compute()})
+            continue
+        for seed in range(seeds if case.seeds is None else case.seeds):
             folder = folder_of(workdir, case.name, seed)
             before = folder_of(workdir, case.after, seed) if case.after else ""
             values = {key: _filled(value, before) for key, value in case.values.items()}
@@ -94,6 +101,7 @@ def run(study: Study, workdir: Path, seeds: int, only: Sequence[str] | None) -> 
                     *(f"--config.{key}={value!r}" for key, value in values.items()),
                 ]
             )
+            code = code or (launch(["export", f"--workdir={folder}"]) if case.export else 0)
             if code:
                 return code
             keep(study, record_of(case, seed, folder))
@@ -101,6 +109,8 @@ def run(study: Study, workdir: Path, seeds: int, only: Sequence[str] | None) -> 
 
 
 def _filled(value: Any, before: Path | str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _filled(each, before) for key, each in value.items()}
     return value.replace("{after}", str(before)) if isinstance(value, str) else value
 
 

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from tljax.data.builders.raw import Raw, fetch, make_info
 
-URL = "https://github.com/J-SNACKKB/FLIP/raw/8c7e5d6/splits/gb1/splits.zip"
+URL = "https://github.com/J-SNACKKB/FLIP/raw/main/splits/gb1/splits.zip"
 DIGESTS = {
     "low_vs_high": "190217d19cdafec40d8a961fce2dcbfd9fc89c9f4c6fa994aa90861b06e073fa",
     "one_vs_rest": "e901db7f88f5851f6d5177ca78d8ba9c7b01b4712cd553cb309f29a34f569d02",
