@@ -7,7 +7,7 @@ from transformers import BertForTokenClassification
 
 from tests.tiny import save_tiny_bert
 from tljax.assembly.experiment import build
-from tljax.assembly.running import evaluate_as_is, predict_records
+from tljax.assembly.running import evaluate_as_is, predict_records, run_probe
 from tljax.assembly.training import make_job, with_leaves
 from tljax.base.errors import UserError
 from tljax.checkpoints.save import save_pretrained
@@ -84,6 +84,11 @@ def test_words_that_were_cut_off_count_as_outside(trained):
     numbers, _, _ = evaluate_as_is(experiment._replace(variables=trained.variables), "test")
     # Of each sentence the first word is left: in the second it is no entity, in the first it is half of one.
     assert numbers["recall"] == pytest.approx(1 / 4) and numbers["precision"] == pytest.approx(1 / 2)
+
+
+def test_a_probe_of_every_token_is_refused(trained):
+    with pytest.raises(UserError, match="probe is a linear classifier, and the task token_classification has another"):
+        run_probe(trained, ["test"])
 
 
 def test_a_half_found_entity_is_wrong():
