@@ -16,7 +16,7 @@ from tljax.models.configs import read_config
 from tljax.models.formats import dense_rows, linear_classifier, norm_rows, span_classifier, token_classifier
 from tljax.models.heads import LanguageModel
 from tljax.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, Mlp, SelfAttention, dropout
-from tljax.models.resizing import entry_resize, resize_positions, resize_vocabulary
+from tljax.models.resizing import positions_resize, vocabulary_resize
 from tljax.models.tower import Tower
 
 
@@ -304,17 +304,7 @@ FAMILY = Family(
     ),
     variants=VARIANTS,
     resizes={
-        "vocab_size": entry_resize(
-            "backbone/embed/words/embedding",
-            "vocab_size",
-            lambda array, before, value, rng: resize_vocabulary(array, value, rng),
-            how="cut at the end, or grown by rows near the mean",
-        ),
-        "max_position_embeddings": entry_resize(
-            "backbone/embed/positions/embedding",
-            "max_position_embeddings",
-            lambda array, before, value, rng: resize_positions(array, value),
-            how="cut at the end, or repeated from the start",
-        ),
+        "vocab_size": vocabulary_resize("backbone/embed/words/embedding"),
+        "max_position_embeddings": positions_resize("backbone/embed/positions/embedding"),
     },
 )

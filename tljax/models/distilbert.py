@@ -23,7 +23,7 @@ from tljax.models.formats import (
 )
 from tljax.models.heads import LanguageModel, MlpClassifier
 from tljax.models.layers import ACTIVATIONS, Embed, LayerNorm, Mlp, SelfAttention, dropout
-from tljax.models.resizing import entry_resize, resize_positions, resize_vocabulary
+from tljax.models.resizing import positions_resize, vocabulary_resize
 from tljax.models.tower import Tower
 
 
@@ -221,17 +221,7 @@ FAMILY = Family(
         "distilbert-base-multilingual-cased": {"vocab_size": 119547},
     },
     resizes={
-        "vocab_size": entry_resize(
-            "backbone/embed/words/embedding",
-            "vocab_size",
-            lambda array, before, value, rng: resize_vocabulary(array, value, rng),
-            how="cut at the end, or grown by rows near the mean",
-        ),
-        "max_position_embeddings": entry_resize(
-            "backbone/embed/positions/embedding",
-            "max_position_embeddings",
-            lambda array, before, value, rng: resize_positions(array, value),
-            how="cut at the end, or repeated from the start",
-        ),
+        "vocab_size": vocabulary_resize("backbone/embed/words/embedding"),
+        "max_position_embeddings": positions_resize("backbone/embed/positions/embedding"),
     },
 )

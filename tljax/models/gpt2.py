@@ -16,7 +16,7 @@ from tljax.models import decoders
 from tljax.models.configs import read_config
 from tljax.models.formats import language_model, norm_rows
 from tljax.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, dropout
-from tljax.models.resizing import entry_resize, resize_positions, resize_vocabulary
+from tljax.models.resizing import positions_resize, vocabulary_resize
 from tljax.models.tower import Tower
 
 
@@ -237,18 +237,8 @@ FAMILY = Family(
         "distilgpt2": _size(768, 6, 12),
     },
     resizes={
-        "vocab_size": entry_resize(
-            "backbone/embed/words/embedding",
-            "vocab_size",
-            lambda array, before, value, rng: resize_vocabulary(array, value, rng),
-            how="cut at the end, or grown by rows near the mean",
-        ),
-        "n_positions": entry_resize(
-            "backbone/embed/positions/embedding",
-            "n_positions",
-            lambda array, before, value, rng: resize_positions(array, value),
-            how="cut at the end, or repeated from the start",
-        ),
+        "vocab_size": vocabulary_resize("backbone/embed/words/embedding"),
+        "n_positions": positions_resize("backbone/embed/positions/embedding", "n_positions"),
     },
     cache=lambda config, batch, length, dtype: decoders.empty_cache(
         config.n_layer, batch, length, config.n_head, config.n_embd // config.n_head, dtype

@@ -21,7 +21,7 @@ from tljax.models.configs import read_config
 from tljax.models.formats import dense_rows, language_model
 from tljax.models.layers import ACTIVATIONS, Dense, Embed, RMSNorm, dropout
 from tljax.models.llama_variants import VARIANTS
-from tljax.models.resizing import entry_resize, resize_vocabulary
+from tljax.models.resizing import vocabulary_resize
 from tljax.models.rotary import RopeParameters, read_rope, rotate
 from tljax.models.tower import Tower
 
@@ -313,14 +313,7 @@ def _family(name: str, architecture: str, cls: type[LlamaConfig]) -> Family:
             (r"backbone/.*/(scale|bias)", (None,)),
         ),
         variants=VARIANTS[name],
-        resizes={
-            "vocab_size": entry_resize(
-                "backbone/embed/words/embedding",
-                "vocab_size",
-                lambda array, before, value, rng: resize_vocabulary(array, value, rng),
-                how="cut at the end, or grown by rows near the mean",
-            )
-        },
+        resizes={"vocab_size": vocabulary_resize("backbone/embed/words/embedding")},
         cache=lambda config, batch, length, dtype: decoders.empty_cache(
             config.num_hidden_layers, batch, length, config.num_key_value_heads, config.head_dim, dtype
         ),

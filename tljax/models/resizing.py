@@ -127,6 +127,26 @@ def entry_resize(path: str, entry: str, resize: Callable[[Any, Any, Any, Any], A
     return Resize(path=path, config=config, source=source, resize=resize, undoable=False, how=how)
 
 
+def vocabulary_resize(path: str) -> Resize:
+    """The rows of a table of words, by the entry `vocab_size`."""
+    return entry_resize(
+        path,
+        "vocab_size",
+        lambda table, before, value, rng: resize_vocabulary(table, value, rng),
+        how="cut at the end, or grown by rows near the mean",
+    )
+
+
+def positions_resize(path: str, entry: str = "max_position_embeddings") -> Resize:
+    """The rows of a table of positions, by `entry`."""
+    return entry_resize(
+        path,
+        entry,
+        lambda table, before, value, rng: resize_positions(table, value),
+        how="cut at the end, or repeated from the start",
+    )
+
+
 def channels_resize(path: str) -> Resize:
     """Another number of input channels."""
     return entry_resize(

@@ -13,7 +13,7 @@ from tljax.base.weights import AS_IS, Row, Table, row
 from tljax.models import decoders
 from tljax.models.formats import dense_rows, token_classifier
 from tljax.models.heads import LanguageModel
-from tljax.models.resizing import entry_resize, resize_vocabulary
+from tljax.models.resizing import vocabulary_resize
 from tljax.models.t5_tower import T5, T5Config, configure
 from tljax.models.t5_variants import VARIANTS
 
@@ -165,14 +165,7 @@ FAMILY = Family(
         (r"backbone/.*/scale", (None,)),
     ),
     variants=VARIANTS,
-    resizes={
-        "vocab_size": entry_resize(
-            "backbone/encoder/embed/words/embedding",
-            "vocab_size",
-            lambda array, before, value, rng: resize_vocabulary(array, value, rng),
-            how="cut at the end, or grown by rows near the mean",
-        )
-    },
+    resizes={"vocab_size": vocabulary_resize("backbone/encoder/embed/words/embedding")},
     cache=lambda config, batch, length, dtype: decoders.empty_cache(
         config.decoder_layers, batch, length, config.num_heads, config.d_kv, dtype
     ),

@@ -20,7 +20,7 @@ from tljax.models.configs import read_config
 from tljax.models.formats import dense_rows, describe_labels, label_count, norm_rows, span_classifier, token_classifier
 from tljax.models.heads import LanguageModel, MlpClassifier
 from tljax.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, Mlp, attention, dropout
-from tljax.models.resizing import entry_resize, resize_vocabulary
+from tljax.models.resizing import vocabulary_resize
 from tljax.models.tower import Tower
 
 OPTIONAL = {"d_head": 1, "mem_len": 0, "reuse_len": 0, "clamp_len": -1}
@@ -394,12 +394,5 @@ FAMILY = Family(
         "xlnet-base-cased": dict(d_model=768, n_layer=12, n_head=12, d_inner=3072, mem_len=None),
         "xlnet-large-cased": dict(d_model=1024, n_layer=24, n_head=16, d_inner=4096, mem_len=None),
     },
-    resizes={
-        "vocab_size": entry_resize(
-            "backbone/embed/words/embedding",
-            "vocab_size",
-            lambda array, before, value, rng: resize_vocabulary(array, value, rng),
-            how="cut at the end, or grown by rows near the mean",
-        )
-    },
+    resizes={"vocab_size": vocabulary_resize("backbone/embed/words/embedding")},
 )
