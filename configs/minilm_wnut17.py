@@ -1,7 +1,7 @@
 """Does a sentence encoder know names? MiniLM-L6 fine-tuned to tag the new and rare entities of WNUT 2017.
 
-Paper: Derczynski et al. 2017, the shared task; its best system reached an entity F1 of 41.86 on the test set, with
-features and embeddings made for the purpose.
+Paper: Derczynski et al. 2017, the shared task; its best system is remembered with an entity F1 of 41.86 on the test
+set, with features and embeddings made for the purpose.
 
     python launch.py train --config=configs/minilm_wnut17.py --workdir=runs/wnut17 --data_dir=DATA
 
