@@ -74,7 +74,7 @@ def test_the_real_file_comes_back(weights_dir, tmp_path):
     params = {**pretrained.variables["params"], "head": head}
     tuned = pretrained.model._replace(head=Classifier(2))
     folder = save_pretrained(tuned, {**pretrained.variables, "params": params}, tmp_path / "out", classes=("a", "b"))
-    assert describe(folder / "model.h5")["keras_layers"][-1] == [
+    assert describe(folder / "model.h5", {})["keras_layers"][-1] == [
         "predictions",
         ["predictions/kernel:0", "predictions/bias:0"],
     ]

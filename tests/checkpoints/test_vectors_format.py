@@ -6,6 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from tests.tiny import WORDS as VOCABULARY
+from tests.tiny import save_csv
+from tljax.assembly.experiment import build
+from tljax.assembly.training import make_job
 from tljax.base.errors import UserError
 from tljax.checkpoints.load import load_pretrained
 from tljax.checkpoints.save import save_pretrained
@@ -78,8 +82,34 @@ def test_an_export_keeps_every_bit_and_gensim_reads_it(files, tmp_path):
     theirs = KeyedVectors.load_word2vec_format(tmp_path / "out" / "vectors.bin", binary=True)
     assert theirs.index_to_key == WORDS
     np.testing.assert_array_equal(theirs.vectors, TABLE)
-    again = load_pretrained(tmp_path / "out" / "vectors.bin")
+    again = load_pretrained(tmp_path / "out")
     np.testing.assert_array_equal(again.variables["params"]["backbone"]["embed"]["embedding"], TABLE)
+
+
+def test_a_config_trains_a_classifier_on_word_vectors(tmp_path):
+    """The tokenizer's two tokens beyond the table are no fault of the vocabulary."""
+    rows = np.random.default_rng(0).normal(size=(len(VOCABULARY), 8))
+    lines = [" ".join([word, *map(str, row)]) for word, row in zip(VOCABULARY, rows, strict=True)]
+    (tmp_path / "glove.txt").write_text("\n".join(lines) + "\n")
+    entry = dict(source=f"csv:{save_csv(tmp_path / 'data.csv')}", columns=dict(text="review", label="mood"))
+    experiment = build(
+        dict(
+            seed=0,
+            model=dict(source=str(tmp_path / "glove.txt"), processor=dict(lengths=(8,))),
+            task=dict(name="classification"),
+            strategy=dict(linear_probe={}),
+            optim=dict(name="adamw", learning_rate=0.3),
+            train=dict(batch_size=40, steps=40),
+            mesh=dict(data=1),
+            data=dict(train=entry),
+        )
+    )
+    job = make_job(experiment)
+    state, batches = job.state, job.batches(0)
+    for _ in range(40):
+        state, metrics = job.step(state, next(batches))
+    assert metrics["metrics"]["accuracy"] > 0.9
+    assert set(state.live) == {"head/out/kernel", "head/out/bias"}
 
 
 @pytest.mark.parametrize(

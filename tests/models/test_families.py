@@ -37,7 +37,7 @@ TINY = {
     "deit": dict(**TEXT, image_size=[8, 12], patch_size=4),
     "resnet": dict(embedding_size=4, hidden_sizes=[8, 16], depths=[2, 1]),
     "distilbert": dict(dim=12, n_layers=2, n_heads=3, hidden_dim=20, vocab_size=30, max_position_embeddings=16),
-    "word_vectors": dict(vocab_size=30, hidden_size=12),
+    "word_vectors": dict(words=30, hidden_size=12),
     "cifar_resnet": dict(blocks=1, widths=[4, 8]),
     "yolo": dict(cfg=EVERYTHING),
     "ssd": TINY_SSD,

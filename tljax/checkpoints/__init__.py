@@ -1,11 +1,14 @@
 """Floor 2: foreign checkpoint formats ↔ our trees, and the run's own checkpoints."""
 
 FORMATS = {
-    "safetensors": "tljax.checkpoints.safetensors_format:open_tensors",
-    "torch": "tljax.checkpoints.torch_format:open_tensors",
-    "npz": "tljax.checkpoints.npz_format:open_tensors",
-    "keras": "tljax.checkpoints.keras_format:open_tensors",
-    "darknet": "tljax.checkpoints.darknet_format:open_tensors",
-    "vectors": "tljax.checkpoints.vectors_format:open_tensors",
+    "safetensors": "tljax.checkpoints.safetensors_format:FORMAT",
+    "torch": "tljax.checkpoints.torch_format:FORMAT",
+    "npz": "tljax.checkpoints.npz_format:FORMAT",
+    "keras": "tljax.checkpoints.keras_format:FORMAT",
+    "darknet": "tljax.checkpoints.darknet_format:FORMAT",
+    "vectors": "tljax.checkpoints.vectors_format:FORMAT",
 }
-"""Format → function: path of a file → {tensor name: `Tensor`}, read lazily."""
+"""Name → `tljax.checkpoints.tensors.Format`."""
+
+WRITTEN_IN = {"yolo": "darknet", "word_vectors": "vectors"}
+"""Family → the format in which alone its models are published, and are written."""

@@ -7,7 +7,7 @@ network has seen, an int64 from version 0.2 on and an int32 before.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from tljax.base.errors import UserError
 from tljax.base.types import Model
 from tljax.checkpoints.convert import export_leaves, flat_of
-from tljax.checkpoints.tensors import Tensor, map_bytes
+from tljax.checkpoints.tensors import Format, Tensor, map_bytes
 from tljax.models.darknet_cfg import parse, read_sections
 from tljax.models.formats import describe_labels
 from tljax.models.yolo import YoloConfig, YoloHead, detectors, head_rows, make_head, table
@@ -62,12 +62,9 @@ def read_cfg(weights: Path) -> str:
     return text
 
 
-def describe(weights: Path, entries: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(text, entries) of the config.json that a .weights file stands for: `entries` with the .cfg's text verbatim."""
-    # A config.json of another model stands there by chance.
-    kept = entries if entries.get("model_type") == "yolo" else {}
-    made = {**kept, "model_type": "yolo", "cfg": read_cfg(weights)}
-    return json.dumps(made, indent=2), made
+def describe(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The entries of config.json that a .weights file stands for: the .cfg's text, verbatim."""
+    return {"model_type": "yolo", "cfg": read_cfg(path)}
 
 
 def stream(cfg: str) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -118,11 +115,13 @@ def _tensor(path: Path, start: int, shape: tuple[int, ...]) -> Tensor:
     return Tensor(shape, FLOAT, lambda: map_bytes(path, start, size).view(FLOAT).reshape(shape), str(path))
 
 
-def make_processor(cfg: str) -> Any:
-    """What Darknet does with an image: stretched to the network's size, RGB from 0 to 1."""
+def make_processor(path: Path, tensors: Mapping[str, Tensor], found: Any) -> Any:
+    """The folder's own, else what Darknet does with an image: stretched to the network's size, RGB from 0 to 1."""
     from tljax.data.images import ImageProcessor
 
-    return ImageProcessor(size=parse(cfg).size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    if found is not None:
+        return found
+    return ImageProcessor(size=parse(read_cfg(path)).size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def with_classes(cfg: str, classes: int) -> str:
@@ -164,12 +163,16 @@ def check_head(model: Model) -> None:
     )
 
 
-def write_model(folder: Path, model: Model, variables: Mapping[str, Any], classes: Sequence[str] | None) -> None:
-    """model.cfg, model.weights, and a config.json with the names of the classes.
+def writer(model: Model, variables: Mapping[str, Any], classes: Sequence[str] | None) -> Callable[[Path], None]:
+    """Writes model.cfg, model.weights, and a config.json with the names of the classes.
 
     An untouched network gives back the bytes that it was read from.
     """
     check_head(model)
+    return lambda folder: _write(folder, model, variables, classes)
+
+
+def _write(folder: Path, model: Model, variables: Mapping[str, Any], classes: Sequence[str] | None) -> None:
     cfg = model.config.cfg
     if model.head.classes != detectors(model.config)[0].yolo.get("classes"):
         cfg = with_classes(cfg, model.head.classes)
@@ -186,3 +189,6 @@ def write_model(folder: Path, model: Model, variables: Mapping[str, Any], classe
     names = classes or (list(known.values()) if len(known) == model.head.classes else None)
     entries = {"model_type": "yolo", **entries, **(describe_labels(model.head, names) if names else {})}
     (folder / "config.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf8")
+
+
+FORMAT = Format(open_tensors, describe, make_processor, writer)

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from tljax.base.errors import UserError
-from tljax.checkpoints.tensors import Tensor
+from tljax.checkpoints.tensors import Format, Tensor
 
 Skeleton = list[list[Any]]
 """[[name of a layer, [names of its weights]], …] in the order of a legacy file."""
@@ -47,7 +47,7 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
     return {name: _tensor(path, place) for name, place in places.items()}
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The entries of config.json that belong to a file: `keras_layers` for a legacy one, none for Keras 3."""
     skeleton = _read(path, _skeleton)
     return {} if skeleton is None else {"keras_layers": skeleton}
@@ -220,3 +220,6 @@ def write_model(folder: Path, tensors: Mapping[str, np.ndarray], entries: dict[s
     if form == "keras_legacy" and any(array.dtype == ml_dtypes.bfloat16 for array in tensors.values()):
         raise UserError("Keras' legacy .h5 holds no bfloat16: convert the model to float32 first.")
     write_tensors(folder / FILES[form], tensors, None if form == "keras" else skeleton)
+
+
+FORMAT = Format(open_tensors, describe)

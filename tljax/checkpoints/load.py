@@ -15,13 +15,13 @@ from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import lookup, suggest
 from tljax.base.types import Family, HeadFormat, Model, Pretrained
 from tljax.base.weights import Table
-from tljax.checkpoints import FORMATS, darknet_format, keras_format, vectors_format
+from tljax.checkpoints import FORMATS, darknet_format, vectors_format
 from tljax.checkpoints.convert import Fit, collections_of, coverage, fit, flat_of, import_leaves, is_finite
 from tljax.checkpoints.digest import file_sha256
 from tljax.checkpoints.locate import locate
 from tljax.checkpoints.sentence_transformers import read_layout
-from tljax.checkpoints.tensors import Tensor, open_shards
-from tljax.data.words import word_processor
+from tljax.checkpoints.tensors import Format, Tensor, open_shards
+from tljax.data.processors import load_processor
 from tljax.models import FAMILIES, get_family
 from tljax.models.forward import init_variables
 from tljax.sharding import shardings
@@ -34,6 +34,7 @@ IN_FOLDER = (
     "model.npz",
     "model.weights.h5",
     "model.h5",
+    "vectors.bin",
 )
 """The weight files of a folder, in the order in which they are looked for."""
 
@@ -89,16 +90,15 @@ def load_pretrained(
     if not place.is_dir() and family not in (None, entries.get("model_type")):
         # A file that stands by chance beside another model's config.json.
         text, entries = "{}", {}
-    if file.suffix == ".weights":
-        text, entries = darknet_format.describe(file, entries)
-    sources = open_weights(file)
-    family = family or ("word_vectors" if "words" in sources else None)
-    family_entry = _family(family, entries, place)
+    sources, file_format = open_weights(file), format_of(file)
+    told = file_format.describe(file, sources)
+    if entries.get("model_type") != told.get("model_type", entries.get("model_type")):
+        text, entries = "{}", {}  # of another model, by chance
+    family_entry = _family(family, {**entries, **told}, place)
     if not entries and family_entry.infer is not None:
-        entries = family_entry.infer({name: tensor.shape for name, tensor in sources.items()})
-        text = json.dumps({"model_type": family_entry.name, **entries}, indent=2)
-    if SUFFIXES.get(file.suffix) == "keras" and (found := keras_format.describe(file)):
-        entries = {**entries, **found}
+        told = {**family_entry.infer({name: tensor.shape for name, tensor in sources.items()}), **told}
+    if told:
+        entries = {**entries, **told}
         text = json.dumps({"model_type": family_entry.name, **entries}, indent=2)
     model, table = describe(family_entry, entries, sources, text)
     if model.head is None and (dense := read_layout(folder)) is not None:
@@ -112,10 +112,8 @@ def load_pretrained(
     variables = collections_of({path: leaves[path] for path in targets})
     # In C's order, which the writers of tensors take for granted.
     variables["extras"] = {name: np.array(tensor.read(), order="C") for name, tensor in fitted.extras.items()}
-    processor = _processor(folder, entries) if entries and text != "{}" else None
-    if "words" in sources:
-        processor = word_processor(bytes(sources["words"].read()).decode().split("\n"))
-    return Pretrained(model, variables, processor)
+    beside = load_processor(folder, entries) if entries and text != "{}" else None
+    return Pretrained(model, variables, file_format.processor(file, sources, beside))
 
 
 def _floating(dtype: Any) -> np.dtype:
@@ -166,11 +164,15 @@ def open_weights(file: Path) -> dict[str, Tensor]:
     """The tensors of a weight file, by its suffix."""
     if file.name.endswith(".bin.index.json"):
         return open_shards(file, open_weights)
-    if file.suffix == ".bin" and vectors_format.recognises(file):
-        return vectors_format.open_tensors(file)
+    return format_of(file).open(file)
+
+
+def format_of(file: Path) -> Format:
+    """The format of a weight file, by its suffix; a `.bin` may hold word vectors too, which its first bytes tell."""
     if file.suffix not in SUFFIXES:
         raise UserError(f"{file}: weights are files that end in {', '.join(SUFFIXES)}.")
-    return lookup(FORMATS, SUFFIXES[file.suffix], what="checkpoint format")(file)
+    name = "vectors" if file.suffix == ".bin" and vectors_format.recognises(file) else SUFFIXES[file.suffix]
+    return lookup(FORMATS, name, what="checkpoint format")
 
 
 def read_config(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -285,10 +287,3 @@ def _placer(
         return jax.device_put(leaf, leaf.sharding, may_alias=False) if aliased else leaf
 
     return place
-
-
-def _processor(folder: Path, entries: Mapping[str, Any]) -> Any:
-    from tljax.data.processors import load_processor
-
-    found = load_processor(folder, entries)
-    return darknet_format.make_processor(entries["cfg"]) if found is None and "cfg" in entries else found

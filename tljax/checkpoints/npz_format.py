@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from tljax.base.errors import UserError
-from tljax.checkpoints.tensors import Tensor, map_bytes, member_start
+from tljax.checkpoints.tensors import Format, Tensor, map_bytes, member_start
 
 DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.zlib.error, NotImplementedError, RuntimeError)
 """What zipfile and NumPy raise on files that are damaged, encrypted or compressed in an unknown way."""
@@ -68,3 +68,6 @@ def _reader(path: Path, info: zipfile.ZipInfo, shape: tuple, fortran: bool, dtyp
         return content.view(dtype).reshape(shape, order="F" if fortran else "C")
 
     return read
+
+
+FORMAT = Format(open_tensors)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import suggest
-from tljax.checkpoints.tensors import Tensor, open_shards
+from tljax.checkpoints.tensors import Format, Tensor, open_shards
 
 DTYPES = {
     "F64": np.float64,
@@ -80,3 +80,6 @@ def _without_repeats(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else ()
     raise_faults(f"{path} is damaged:", [f"its header names {name!r} twice." for name in repeated])
     return dict(pairs)
+
+
+FORMAT = Format(open_tensors)

@@ -11,19 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
 from tljax.base.errors import RunError, UserError
+from tljax.base.tables import lookup
 from tljax.base.types import Family, HeadFormat, Model
+from tljax.checkpoints import FORMATS, WRITTEN_IN
 from tljax.checkpoints.convert import export_leaves, flat_of
-from tljax.checkpoints.darknet_format import check_head
-from tljax.checkpoints.darknet_format import write_model as write_darknet
 from tljax.checkpoints.keras_format import write_model as write_keras
 from tljax.checkpoints.sentence_transformers import check_layout, write_layout
-from tljax.checkpoints.vectors_format import write_model as write_vectors
 from tljax.models import get_family
 from tljax.models.heads import Classifier, Embedding
 
@@ -113,9 +111,8 @@ def _format(family: Family, head: Any, spelling: str) -> HeadFormat | None:
 
 def _writer(family, model, variables, chosen, classes, processor):
     """The function that fills a folder, after everything that can be refused was."""
-    if family.name == "yolo":
-        check_head(model)
-        return lambda folder: write_darknet(folder, model, variables, classes)
+    if family.name in WRITTEN_IN:
+        return lookup(FORMATS, WRITTEN_IN[family.name], what="checkpoint format").writer(model, variables, classes)
     if chosen is not None:
         written = {path for entry in chosen.rows(model.config) for path in entry.ours}
         left = [path for path in flat_of(variables) if path.startswith("head/") and path not in written]
@@ -124,10 +121,6 @@ def _writer(family, model, variables, chosen, classes, processor):
                 f"The head {model.head} cannot be exported as {chosen.architecture}, which has no place for "
                 f"{', '.join(left)} with this config (tied output embeddings have no leaf of their own)."
             )
-    if family.name == "word_vectors":
-        if jax.tree.leaves(variables["params"].get("head", {})):
-            raise UserError("No library has a class for a head on word vectors; save the vectors alone (head=None).")
-        return lambda folder: write_vectors(folder, model, variables)
     if chosen is not None or model.head is None:
         return lambda folder: write_model(folder, family, model, variables, chosen, classes)
     if isinstance(model.head, (Classifier, Embedding)) and "input_ids" in family.inputs(model.config):

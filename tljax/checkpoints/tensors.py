@@ -4,7 +4,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,23 @@ class Tensor(NamedTuple):
     dtype: np.dtype
     read: Callable[[], np.ndarray]
     file: str
+
+
+class Format(NamedTuple):
+    """A foreign file format.
+
+    Attributes:
+      open: path → {tensor name: `Tensor`}, read lazily.
+      describe: (path, its tensors) → entries of config.json that the file itself tells.
+      processor: (path, its tensors, the processor of the folder or None) → processor.
+      writer: (model, variables, class names) → function that fills a folder, after what cannot be written was refused;
+        for the formats of `WRITTEN_IN`.
+    """
+
+    open: Callable[[Path], "dict[str, Tensor]"]
+    describe: Callable[[Path, "dict[str, Tensor]"], dict[str, Any]] = lambda path, tensors: {}
+    processor: Callable[[Path, "dict[str, Tensor]", Any], Any] = lambda path, tensors, found: found
+    writer: Callable[..., Callable[[Path], None]] | None = None
 
 
 def map_bytes(path: Path, start: int, size: int) -> np.ndarray:

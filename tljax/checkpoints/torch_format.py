@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from tljax.base.errors import UserError
-from tljax.checkpoints.tensors import Tensor, map_bytes, member_start
+from tljax.checkpoints.tensors import Format, Tensor, map_bytes, member_start
 
 DTYPES = {
     "float64": np.float64,
@@ -271,3 +271,6 @@ def _open_legacy(path: Path) -> Any:
     if lost := storages.keys() - places.keys():
         raise ValueError(f"the storages {', '.join(sorted(lost))} are missing")
     return content
+
+
+FORMAT = Format(open_tensors)

@@ -9,15 +9,17 @@ import dataclasses
 import functools
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import jax
 import numpy as np
 
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.types import Model
-from tljax.checkpoints.tensors import Tensor
+from tljax.checkpoints.tensors import Format, Tensor
+from tljax.data.words import word_processor
 
 FASTTEXT = 793712314
 """The number with which fastText's binary files begin."""
@@ -203,12 +205,36 @@ def _hash(part: str) -> int:
     return number
 
 
-def write_model(folder: Path, model: Model, variables: Mapping[str, Any]) -> None:
-    """`vectors.bin` in word2vec's binary form, and config.json."""
+def describe(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The entries of config.json that a file of word vectors stands for."""
+    words, width = tensors["vectors"].shape
+    return {"model_type": "word_vectors", "words": words, "hidden_size": width}
+
+
+def make_processor(path: Path, tensors: Mapping[str, Tensor], found: Any) -> Any:
+    """The file's own words, whatever tokenizer stands beside it."""
+    return word_processor(bytes(tensors["words"].read()).decode().split("\n"))
+
+
+def writer(model: Model, variables: Mapping[str, Any], classes: Sequence[str] | None) -> Callable[[Path], None]:
+    """Writes `vectors.bin` in word2vec's binary form, and config.json.
+
+    Raises:
+      UserError: vectors that were not read from a file, or a head with parameters.
+    """
+    if jax.tree.leaves(variables["params"].get("head", {})):
+        raise UserError("No library has a class for a head on word vectors; save the vectors alone (head=None).")
     words = variables["extras"].get("words")
     if words is None:
         raise UserError("These word vectors have no words: they were not read from a file, and cannot be written.")
     table = np.asarray(variables["params"]["backbone"]["embed"]["embedding"], np.float32)
-    write(folder / "vectors.bin", bytes(words).decode().split("\n"), table)
     entries = {"model_type": model.family, **dataclasses.asdict(model.config)}
-    (folder / "config.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf8")
+
+    def run(folder: Path) -> None:
+        write(folder / "vectors.bin", bytes(words).decode().split("\n"), table)
+        (folder / "config.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf8")
+
+    return run
+
+
+FORMAT = Format(open_tensors, describe, make_processor, writer)

@@ -23,7 +23,7 @@ from tljax.models.tower import Tower
 class WordVectorsConfig:
     """V words, each with a vector of D numbers."""
 
-    vocab_size: int = 400_000
+    words: int = 400_000
     hidden_size: int = 300
 
 
@@ -39,7 +39,7 @@ class Lookup(nn.Module):
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
-        shape = (self.config.vocab_size, self.config.hidden_size)
+        shape = (self.config.words, self.config.hidden_size)
         table = self.param("embedding", nn.initializers.truncated_normal(0.02), shape)
         ids = carry["input_ids"]
         hidden = jnp.take(table, ids, axis=0, mode="fill", fill_value=0)
@@ -79,9 +79,9 @@ FAMILY = Family(
     own_pool="mean",
     sharding=((r"backbone/embed/embedding", ("tensor", "fsdp")),),
     variants={
-        "glove.6B.300d": {"vocab_size": 400_000, "hidden_size": 300},
-        "word2vec-google-news-300": {"vocab_size": 3_000_000, "hidden_size": 300},
-        "crawl-300d-2M": {"vocab_size": 2_000_000, "hidden_size": 300},
+        "glove.6B.300d": {"words": 400_000, "hidden_size": 300},
+        "word2vec-google-news-300": {"words": 3_000_000, "hidden_size": 300},
+        "crawl-300d-2M": {"words": 2_000_000, "hidden_size": 300},
     },
-    infer=lambda shapes: dict(zip(("vocab_size", "hidden_size"), shapes["vectors"], strict=True)),
+    infer=lambda shapes: dict(zip(("words", "hidden_size"), shapes["vectors"], strict=True)),
 )
