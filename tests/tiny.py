@@ -130,3 +130,18 @@ def save_tiny_xlnet(folder: Path, cls: str = "XLNetLMHeadModel", **changes) -> P
     model.save_pretrained(folder)
     transformers.XLNetTokenizer(vocab=pieces).save_pretrained(folder)
     return folder
+
+
+def train_steps(config: dict, steps: int):
+    """(experiment with what `steps` steps trained, the loss of each step)."""
+    from tljax.assembly.experiment import build
+    from tljax.assembly.training import make_job, with_leaves
+
+    experiment = build(config)
+    job = make_job(experiment)
+    state, batches, losses = job.state, job.batches(0), []
+    for _ in range(steps):
+        state, metrics = job.step(state, next(batches))
+        losses.append(float(metrics["loss"]))
+    variables = with_leaves(experiment, state.live, state.batch_stats)
+    return experiment._replace(variables=variables), losses

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import save_tiny_bert
+from tests.tiny import save_tiny_bert, train_steps
 from tljax.assembly.experiment import build
 from tljax.assembly.running import evaluate_as_is, predict_records
-from tljax.assembly.training import make_job
 from tljax.base.errors import UserError
 
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
@@ -52,11 +51,7 @@ def test_packed_texts_have_the_loss_that_each_text_has_alone_in_the_reference(co
 
 
 def test_it_learns(config):
-    job = make_job(build(config))
-    state, batches, losses = job.state, job.batches(0), []
-    for _ in range(12):
-        state, metrics = job.step(state, next(batches))
-        losses.append(float(metrics["loss"]))
+    _, losses = train_steps(config, 12)
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.3
 
 

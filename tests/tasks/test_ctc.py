@@ -10,9 +10,9 @@ import soundfile
 import torch
 from transformers import AutoProcessor, Wav2Vec2ForCTC
 
+from tests.tiny import train_steps
 from tljax.assembly.experiment import build
 from tljax.assembly.running import evaluate_as_is, predict_records
-from tljax.assembly.training import make_job, with_leaves
 from tljax.base.errors import UserError
 from tljax.checkpoints.save import save_pretrained
 from tljax.data.audio import AudioProcessor
@@ -100,12 +100,7 @@ def _config(folder, **task):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    experiment = build(_config(tmp_path_factory.mktemp("speech")))
-    job = make_job(experiment)
-    state, batches = job.state, job.batches(0)
-    for _ in range(150):
-        state, _ = job.step(state, next(batches))
-    return experiment._replace(variables=with_leaves(experiment, state.live, state.batch_stats))
+    return train_steps(_config(tmp_path_factory.mktemp("speech")), 150)[0]
 
 
 def test_it_learns_and_writes(trained):

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.models.test_families import TINY_SSD
+from tests.tiny import train_steps
 from tljax.assembly.experiment import build
 from tljax.assembly.running import evaluate_as_is, predict_records
-from tljax.assembly.training import make_job, with_leaves
+from tljax.assembly.training import make_job
 from tljax.base.errors import UserError
 from tljax.base.types import Source
 from tljax.data.images import ImageProcessor
@@ -101,12 +102,7 @@ def plain(size) -> dict:
 
 @pytest.fixture(scope="module")
 def trained(data):
-    experiment = build(config(data, family="yolo", variant=dict(cfg=CFG), processor=plain(32)))
-    job = make_job(experiment)
-    state, batches = job.state, job.batches(0)
-    for _ in range(80):
-        state, _ = job.step(state, next(batches))
-    return experiment._replace(variables=with_leaves(experiment, state.live, state.batch_stats))
+    return train_steps(config(data, family="yolo", variant=dict(cfg=CFG), processor=plain(32)), 80)[0]
 
 
 def test_a_yolo_finds_squares(trained):

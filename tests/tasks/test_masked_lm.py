@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from tests.tiny import TINY_BERT, save_tiny_bert
+from tests.tiny import TINY_BERT, save_tiny_bert, train_steps
 from tljax.assembly.experiment import build
 from tljax.assembly.running import evaluate_as_is, predict_records
 from tljax.assembly.training import make_job
@@ -62,12 +62,7 @@ def test_perplexity_is_that_of_the_reference_at_the_same_masks(folder, config):
 
 
 def test_it_learns_and_exports_what_the_reference_loads_strictly(config, tmp_path):
-    experiment = build(config)
-    job = make_job(experiment)
-    state, batches, losses = job.state, job.batches(0), []
-    for _ in range(60):
-        state, metrics = job.step(state, next(batches))
-        losses.append(float(metrics["loss"]))
+    experiment, losses = train_steps(config, 60)
     assert np.mean(losses[-8:]) < np.mean(losses[:8]) - 0.4
     save_pretrained(experiment.model, experiment.variables, tmp_path, processor=None)
     _, info = BertForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)

@@ -7,10 +7,9 @@ import pytest
 import torch
 from transformers import XLNetLMHeadModel
 
-from tests.tiny import save_tiny_bert, save_tiny_xlnet
+from tests.tiny import save_tiny_bert, save_tiny_xlnet, train_steps
 from tljax.assembly.experiment import build
 from tljax.assembly.running import evaluate_as_is, predict_records
-from tljax.assembly.training import make_job
 from tljax.base.errors import UserError
 from tljax.checkpoints.save import save_pretrained
 from tljax.data.permutation import hidden_by_order
@@ -82,12 +81,7 @@ def test_no_target_depends_on_itself_or_on_what_comes_after_it(config):
 
 
 def test_it_learns_and_exports_what_the_reference_loads_strictly(config, tmp_path):
-    experiment = build(config)
-    job = make_job(experiment)
-    state, batches, losses = job.state, job.batches(0), []
-    for _ in range(60):
-        state, metrics = job.step(state, next(batches))
-        losses.append(float(metrics["loss"]))
+    experiment, losses = train_steps(config, 60)
     assert np.mean(losses[-8:]) < np.mean(losses[:8]) - 0.4
     save_pretrained(experiment.model, experiment.variables, tmp_path, processor=None)
     _, info = XLNetLMHeadModel.from_pretrained(tmp_path, output_loading_info=True)

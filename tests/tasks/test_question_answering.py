@@ -7,10 +7,9 @@ import pytest
 import torch
 from transformers import BertForQuestionAnswering
 
-from tests.tiny import WORDS, save_tiny_bert
+from tests.tiny import WORDS, save_tiny_bert, train_steps
 from tljax.assembly.experiment import build
 from tljax.assembly.running import evaluate_as_is, predict_records
-from tljax.assembly.training import make_job, with_leaves
 from tljax.base.errors import UserError
 from tljax.base.types import Source
 from tljax.checkpoints.save import save_pretrained
@@ -61,12 +60,7 @@ def config(folder):
 
 @pytest.fixture(scope="module")
 def trained(config):
-    experiment = build(config)
-    job = make_job(experiment)
-    state, batches = job.state, job.batches(0)
-    for _ in range(120):
-        state, _ = job.step(state, next(batches))
-    return experiment._replace(variables=with_leaves(experiment, state.live, state.batch_stats))
+    return train_steps(config, 120)[0]
 
 
 def test_windows_hold_every_answer_and_point_to_it(folder):

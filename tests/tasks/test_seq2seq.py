@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import T5ForConditionalGeneration
 
-from tests.tiny import WORDS, save_csv, save_tiny_bert, save_tiny_t5
+from tests.tiny import WORDS, save_csv, save_tiny_bert, save_tiny_t5, train_steps
 from tljax.assembly.experiment import build
 from tljax.assembly.running import evaluate_as_is, predict_records
-from tljax.assembly.training import make_job, with_leaves
+from tljax.assembly.training import make_job
 from tljax.base.errors import UserError
 from tljax.checkpoints.save import save_pretrained
 
@@ -41,12 +41,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(config):
-    experiment = build(config)
-    job = make_job(experiment)
-    state, batches = job.state, job.batches(0)
-    for _ in range(150):
-        state, _ = job.step(state, next(batches))
-    return experiment._replace(variables=with_leaves(experiment, state.live, state.batch_stats))
+    return train_steps(config, 150)[0]
 
 
 def test_perplexity_is_that_of_the_reference(config):

@@ -5,10 +5,9 @@ import pytest
 import torch
 from transformers import BertForTokenClassification
 
-from tests.tiny import save_tiny_bert
+from tests.tiny import save_tiny_bert, train_steps
 from tljax.assembly.experiment import build
 from tljax.assembly.running import evaluate_as_is, predict_records, run_probe
-from tljax.assembly.training import make_job, with_leaves
 from tljax.base.errors import UserError
 from tljax.checkpoints.save import save_pretrained
 from tljax.tasks.token_classification import _entities, check_scheme
@@ -40,12 +39,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(config):
-    experiment = build(config)
-    job = make_job(experiment)
-    state, batches = job.state, job.batches(0)
-    for _ in range(60):
-        state, _ = job.step(state, next(batches))
-    return experiment._replace(variables=with_leaves(experiment, state.live, state.batch_stats))
+    return train_steps(config, 60)[0]
 
 
 def test_it_learns_the_tags_and_decodes_entities(trained):

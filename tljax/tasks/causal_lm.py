@@ -1,21 +1,15 @@
 """Causal language modelling: predict the next token; continue texts."""
 
-from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from tljax import losses
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.types import Task
-from tljax.data.language import NO_LABEL, NextToken, Prompts, pack, text_tokenizer
+from tljax.data.language import NextToken, Prompts, pack, text_tokenizer
 from tljax.models import get_family
-from tljax.models.forward import forward
 from tljax.models.generation import generate
-from tljax.models.heads import LanguageModel
+from tljax.tasks.language import language_metrics, next_token_sums, own_language_model, token_losses
 from tljax.tasks.spec import TaskSpec
 
 
@@ -101,35 +95,3 @@ def causal_lm(
         question=lambda source, processor: (source, Prompts(processor)),
         infer=infer,
     )
-
-
-def own_language_model(spec: TaskSpec) -> LanguageModel:
-    """The checkpoint's own head; for a backbone alone a new one, tied as its config says."""
-    if isinstance(spec.head, LanguageModel):
-        return spec.head
-    tied = getattr(spec.config, "tie_word_embeddings", True)
-    return LanguageModel(spec.config.vocab_size, tied=tied and "word_embeddings" in spec.outputs)
-
-
-def token_losses(outputs: Mapping[str, Any], labels: Any) -> tuple[jax.Array, jax.Array]:
-    """(−log p, whether right) of a lazy head's outputs, both (B, T)."""
-    return losses.token_cross_entropy(outputs["features"], outputs["output_embedding"], outputs["output_bias"], labels)
-
-
-def next_token_sums(model: Any, variables: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """`nll`, `right` and `count` of each example, (B,) float32."""
-    outputs, _ = forward(model, variables, batch["inputs"])
-    return sums(*token_losses(outputs, batch["targets"]), batch["targets"])
-
-
-def sums(each: jax.Array, right: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    """Sums over the tokens of each example, (B,) float32."""
-    count = (labels != NO_LABEL).sum(axis=1).astype(jnp.float32)
-    return {"nll": each.sum(axis=1), "right": right.sum(axis=1).astype(jnp.float32), "count": count}
-
-
-def language_metrics(predictions: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """`perplexity`, `loss` (nats a token) and `token_accuracy`, over all tokens of the split."""
-    nll, right, count = (float(np.sum(predictions[name], dtype=np.float64)) for name in ("nll", "right", "count"))
-    loss = nll / max(count, 1.0)
-    return {"perplexity": float(np.exp(min(loss, 700.0))), "loss": loss, "token_accuracy": right / max(count, 1.0)}

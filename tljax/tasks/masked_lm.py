@@ -11,7 +11,7 @@ from tljax.base.types import Task
 from tljax.data.language import Masking, Unmasked, mask_token, text_tokenizer
 from tljax.models.forward import forward
 from tljax.models.heads import LanguageModel
-from tljax.tasks.causal_lm import language_metrics, sums, token_losses
+from tljax.tasks.language import language_metrics, sums, token_losses
 from tljax.tasks.spec import TaskSpec
 
 MASKS = 8

@@ -13,7 +13,7 @@ from tljax.data.permutation import Blanks, Permuted
 from tljax.models import get_family
 from tljax.models.forward import forward
 from tljax.models.heads import LanguageModel
-from tljax.tasks.causal_lm import language_metrics, next_token_sums, token_losses
+from tljax.tasks.language import language_metrics, next_token_sums, token_losses
 from tljax.tasks.spec import TaskSpec
 
 

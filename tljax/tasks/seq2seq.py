@@ -17,7 +17,7 @@ from tljax.data.seq2seq import SourceTarget, first_token
 from tljax.models import get_family
 from tljax.models.generation import generate
 from tljax.models.heads import LanguageModel
-from tljax.tasks.causal_lm import language_metrics, next_token_sums
+from tljax.tasks.language import language_metrics, next_token_sums
 from tljax.tasks.spec import TaskSpec
 from tljax.tasks.text_metrics import METRICS, text_metrics
 
