@@ -14,6 +14,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import pytest
 
+from tljax.base.memory import keep_freed_memory
+
+keep_freed_memory()
+
 
 def _folder(variable: str) -> Path:
     value = os.environ.get(variable)

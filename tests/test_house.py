@@ -18,6 +18,7 @@ FLOORS = {
     "base": 0,
     "models": 1,
     "data": 1,
+    "domains": 1,
     "losses": 1,
     "metrics": 1,
     "optim": 1,

@@ -18,7 +18,7 @@ STRATEGIES = {
     "frozen": ("probe", {}, (5, 10, 25, 50, ALL)),
     "last 3 stages": ("train", {"strategy": {"last_k": {"k": 3}}}, (5, 25, ALL)),
     "all stages": ("train", {"strategy": {"fine_tune": {}}}, (5, 25, ALL)),
-    "from scratch": ("train", SCRATCH, (ALL,)),
+    "from scratch": ("train", SCRATCH, (5, 25, ALL)),
 }
 """Name → (verb, values set over the config, labelled photographs of each class)."""
 

@@ -165,12 +165,13 @@ def test_the_temperature_falls_to_its_least():
     np.testing.assert_allclose(values, [2.0, 2.0 * 0.999995**100_000, 0.5, 0.5], rtol=1e-5)
 
 
-def task_on(model=MODEL):
-    """The task, with the shapes that the assembly adds."""
+TASK = pretraining(TaskSpec(classes=None, own_pool="mean", pools=("mean",)))
+
+
+def shapes_on(model=MODEL):
+    """The shapes that the assembly gives."""
     shapes = jax.eval_shape(lambda: init_variables(model, KEY))
-    outputs = jax.eval_shape(lambda v: forward(model, v, batch())[0], shapes)
-    spec = TaskSpec(classes=None, own_pool="mean", pools=("mean",), outputs=outputs)
-    return pretraining(spec)._replace(outputs=outputs)
+    return jax.eval_shape(lambda v: forward(model, v, batch())[0], shapes)
 
 
 def run(params, state, inputs, rng, *, train=True):
@@ -179,7 +180,7 @@ def run(params, state, inputs, rng, *, train=True):
 
 
 def method_on(**options):
-    return wav2vec2(run, task_on(), **{**OPTIONS, **options})
+    return wav2vec2(run, TASK, **{**OPTIONS, **options})
 
 
 @functools.cache
@@ -199,7 +200,7 @@ def compiled():
 @functools.cache
 def first_params():
     backbone = jax.jit(lambda: init_variables(MODEL, KEY))()["params"]["backbone"]
-    return {"backbone": backbone, "method": method_on().init(jax.random.key(1), None)[0]}
+    return {"backbone": backbone, "method": method_on().init(jax.random.key(1), shapes_on())[0]}
 
 
 def utterances() -> tuple[dict, np.ndarray]:
@@ -306,7 +307,6 @@ def test_the_table_leads_here_and_bad_options_are_refused_together():
 
 
 def test_a_backbone_without_features_is_refused():
-    task = pretraining(TaskSpec(classes=None, own_pool="mean", pools=("mean",)))
-    task = task._replace(outputs={"hidden": jax.ShapeDtypeStruct((1, 4, 8), jnp.float32)})
+    shapes = {"hidden": jax.ShapeDtypeStruct((1, 4, 8), jnp.float32)}
     with pytest.raises(UserError, match=r"needs a speech model.*gives out hidden"):
-        wav2vec2(None, task).init(KEY, None)
+        wav2vec2(None, TASK).init(KEY, shapes)

@@ -7,24 +7,25 @@ has its own key, so that one choice does not move another's random numbers.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from tljax import methods, strategies, tasks
+from tljax.assembly.model import make_model
+from tljax.assembly.objective import check_streams, make_forward, teacher_of, with_feature, with_feature_shape
 from tljax.assembly.sections import SECTIONS, Entry, ModelSection
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
 from tljax.base.tables import call, lookup, suggest
 from tljax.base.types import Method, Model, Plan, Source, Task
-from tljax.checkpoints.adapt import adapt, init_head, output_shapes
-from tljax.checkpoints.load import load_pretrained
+from tljax.checkpoints.adapt import init_head, output_shapes
 from tljax.data.processors import PROCESSORS
 from tljax.data.sources import open_source
 from tljax.data.subsets import subset
 from tljax.models import get_family
-from tljax.models.forward import forward, init_variables
+from tljax.models.forward import init_variables
 from tljax.sharding import BATCH_AXES, make_mesh
 from tljax.strategies.compose import compose
 from tljax.tasks.spec import TaskSpec
@@ -96,36 +97,43 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     seed = int(config.get("seed", 0))
     settings = call(Settings, (), config.get("train"), where="config.train").check()
     mesh = call(make_mesh, (), config.get("mesh"), where="config.mesh")
-    _check_batches(settings, mesh)
     call(Probe, (), config.get("probe"), where="config.probe")
     entries = _entries(config.get("data") or {})
+    _check_batches(settings, mesh, entries)
     sources = open_entries(config, data_dir=data_dir)
     key = jax.random.key(seed)
 
     section = call(ModelSection, (), config.get("model"), where="config.model")
-    model, variables, processor, notes = _model(section, jax.random.fold_in(key, 0))
+    model, variables, processor, notes = make_model(section, jax.random.fold_in(key, 0))
     readers = {name: _processor(name, entry, processor, section, model) for name, entry in entries.items()}
 
     spec = _spec(model, sources, readers)
-    task = _named(tasks.TABLE, config.get("task"), "classification", "task", (spec,))._replace(outputs=spec.outputs)
+    task = with_feature(_named(tasks.TABLE, config.get("task"), "classification", "task", (spec,)))
     prepared = {name: task.prepare(source, readers[name]) for name, source in sources.items()}
     model, variables, fresh_head = _with_head(model, variables, task, jax.random.fold_in(key, 1), readers)
     stop = "pooler" if task.uses == "hidden" and "pooler" in model.backbone.stages else None
     model = model._replace(stop=stop)
     stages = tuple(s for s in model.backbone.stages if s != stop)
 
+    method_section, teacher = teacher_of(config.get("method"))
+
     def method_with(train_stages: tuple[str, ...]) -> Method:
-        given = (_forward(model, train_stages), task)
-        return _named(methods.TABLE, config.get("method"), "supervised", "method", given)
+        given = (make_forward(model, train_stages), task)
+        return _named(methods.TABLE, method_section, "supervised", "method", given)
 
     # Which stages train follows from the paths, and some paths are the method's own: so it is made twice.
-    wing, method_state = method_with(()).init(jax.random.fold_in(key, 2), None)
+    method = method_with(())
+    check_streams(method, method_section, entries)
+    shapes = with_feature_shape(task, output_shapes(model))
+    wing, method_state = method.init(jax.random.fold_in(key, 2), shapes)
     if wing:
         variables["params"]["method"] = wing
 
     paths = used_paths(variables, stop)
     plan = _plan(config.get("strategy") or {"fine_tune": {}}, stages, paths)
     variables = _reset(model, variables, plan, jax.random.fold_in(key, 3))
+    if teacher is not None:  # after the strategies: no strategy moves it
+        variables["params"]["teacher"] = teacher
     return Experiment(
         config=dict(config),
         seed=seed,
@@ -147,17 +155,22 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     )
 
 
-def _check_batches(settings: Settings, mesh: Any) -> None:
+def _check_batches(settings: Settings, mesh: Any, entries: Mapping[str, Entry]) -> None:
     """Every part of a batch must be cut evenly among the devices that share it."""
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
     parts = {
-        "batch_size": (settings.batch_size, settings.accumulate),
-        "eval_batch_size": (settings.eval_batch_size or settings.batch_size, 1),
+        "train.batch_size": (settings.batch_size, settings.accumulate),
+        "train.eval_batch_size": (settings.eval_batch_size or settings.batch_size, 1),
+        **{
+            f"data.{name}.batch_size": (x.batch_size, settings.accumulate)
+            for name, x in entries.items()
+            if x.batch_size
+        },
     }
     raise_faults(
         f"The batches do not fit the mesh {dict(mesh.shape)} (config.mesh):",
         [
-            f"config.train.{name} is {size}"
+            f"config.{name} is {size}"
             + (f", in {count} accumulated parts" if count > 1 else "")
             + f"; it must be a multiple of {ways * count}."
             for name, (size, count) in parts.items()
@@ -209,7 +222,7 @@ def _source(entry: Entry, seed: int, data_dir: str | None) -> Source:
 
 def _spec(model: Model, sources: Mapping[str, Source], readers: Mapping[str, Any]) -> TaskSpec:
     """What the task may know."""
-    family, outputs = get_family(model.family), output_shapes(model)
+    family, outputs = get_family(model.family), output_shapes(model._replace(head=None))
     return TaskSpec(
         classes=_classes(sources),
         own_pool=family.own_pool,
@@ -262,35 +275,6 @@ def _processor_for(inputs: Mapping[str, Any]) -> str | None:
     return next((names[name] for name in inputs if name in names), None)
 
 
-def _model(section: ModelSection, key: jax.Array) -> tuple[Model, dict, Any, tuple[str, ...]]:
-    """(model, variables, processor, notes of adapt)."""
-    if section.source is not None:
-        model, variables, processor = load_pretrained(
-            section.source, dtype=section.dtype, family=section.family, sha256=section.sha256
-        )
-    elif section.family is None:
-        raise UserError("config.model needs a source (a checkpoint), or a family with a variant.")
-    else:
-        model, processor = _fresh(section.family, section.variant), None
-        variables = {**jax.jit(init_variables, static_argnums=0)(model, key), "extras": {}}
-    notes: tuple[str, ...] = ()
-    if section.adapt:
-        model, variables, notes = adapt(model, variables, rng=jax.random.fold_in(key, 1), **section.adapt)
-    return model, variables, processor, tuple(map(str, notes))
-
-
-def _fresh(family_name: str, variant: Any) -> Model:
-    family = get_family(family_name)
-    if isinstance(variant, str):
-        if variant not in family.variants:
-            raise UserError(
-                f"config.model.variant: {family_name} has no {variant!r}. {suggest(variant, family.variants)}"
-            )
-        variant = family.variants[variant]
-    config = family.configure(variant or {})
-    return Model(family=family.name, config=config, backbone=family.backbone(config))
-
-
 def _named(table: Mapping[str, str], section: Mapping[str, Any] | None, default: str, what: str, given: tuple) -> Any:
     options = dict(section or {})
     function = lookup(table, options.pop("name", default), what=what)
@@ -335,24 +319,8 @@ def _with_head(
     return model._replace(head=head), {**variables, "params": params}, fresh
 
 
-def _forward(model: Model, train_stages: tuple[str, ...]) -> Callable:
-    """What a method calls: (params, state, inputs, rng, *, train) → (outputs, state)."""
-
-    def run(params, state, inputs, rng, *, train=True):
-        outputs, updates = forward(
-            model,
-            {"params": params, "batch_stats": state["batch_stats"]},
-            inputs,
-            rngs={"dropout": rng},
-            train=train_stages if train else (),
-        )
-        return outputs, {**state, **updates}
-
-    return run
-
-
 def used_paths(variables: Mapping[str, Any], stop: str | None) -> tuple[str, ...]:
-    """The leaf paths of the stages that run, of the head and of the method."""
+    """The leaf paths of the stages that run, of the head, of the method and of its teacher."""
     unused = f"backbone/{stop}/"
     return tuple(path for path in flatten(variables["params"]) if stop is None or not path.startswith(unused))
 

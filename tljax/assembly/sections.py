@@ -23,6 +23,8 @@ class Entry(NamedTuple):
       seed: of the choices above; None is config.seed.
       processor: options laid over the checkpoint's own processor (`max_length`, `size`, `pair` …).
       augment: random changes of training images (`flip`, `crop` …).
+      views: name → such changes, for methods that compare random views of an example (`weak` and `strong` …).
+      batch_size: of a stream that a method reads beside `train`; None is config.train.batch_size.
       class_weights: "balanced" weighs classes by n / (classes · count).
       workers: processes that prepare batches; 0 prepares them in threads.
     """
@@ -39,6 +41,8 @@ class Entry(NamedTuple):
     seed: int | None = None
     processor: Mapping[str, Any] | None = None
     augment: Mapping[str, Any] | None = None
+    views: Mapping[str, Mapping[str, Any]] | None = None
+    batch_size: int | None = None
     class_weights: str | None = None
     workers: int = 0
 

@@ -1,5 +1,7 @@
 """From an experiment to a compiled step and a job: live and frozen leaves, optimizer, shardings."""
 
+import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -76,9 +78,11 @@ def training(experiment: Experiment) -> Training:
         {"rates": dict(experiment.plan.rates), "total_steps": steps, **experiment.config.get("optim", {})},
         where="config.optim",
     )
-    state = first_state(
-        live, optimizer, batch_stats=experiment.variables["batch_stats"], method=experiment.method_state
-    )
+    counts = {name: len(experiment.sources[name].records) for name in experiment.method.streams}
+    method_state = experiment.method.start(experiment.method_state, live, counts)
+    # A step donates its state, and a donated buffer has one owner: a teacher's copy must be one.
+    method_state = jax.tree.map(lambda x: jnp.array(x, copy=True), method_state)
+    state = first_state(live, optimizer, batch_stats=experiment.variables["batch_stats"], method=method_state)
     state = jax.tree.map(lambda x: _on_mesh(x, mesh), state)
     step = make_step(
         experiment.method,
@@ -113,8 +117,7 @@ def make_job(experiment: Experiment) -> Job:
         return parts.step(state, parts.frozen, batches, parts.key)
 
     def batches(start: int):
-        stream = training_batches(experiment, start)
-        return to_device(({"train": batch} for batch in stream), sharding)
+        return to_device(training_batches(experiment, start), sharding)
 
     def evaluation(name: str):
         def run(state: State):
@@ -126,7 +129,7 @@ def make_job(experiment: Experiment) -> Job:
 
         return run
 
-    names = [name for name in experiment.sources if name != "train"]
+    names = [name for name in experiment.sources if name not in experiment.method.streams]
     metric, direction = experiment.task.main
     return Job(
         config=experiment.config,
@@ -141,26 +144,75 @@ def make_job(experiment: Experiment) -> Job:
         schedule=parts.schedule,
         digests=digests(experiment),
         summary=stage_table(experiment, parts.state.live, parts.frozen, optimizer_bytes(parts.state)),
+        before=surveyor(experiment, parts),
     )
+
+
+def surveyor(experiment: Experiment, parts: Training) -> Callable[[int, State], State]:
+    """(steps done, state) → state, with the method's survey of its streams made where one is due."""
+    survey, settings, mesh = experiment.method.survey, experiment.settings, experiment.mesh
+    if survey is None:
+        return lambda step, state: state
+    interval = math.ceil(len(experiment.sources["train"].records) / settings.batch_size)
+    dtype, sharding = jnp.dtype(settings.compute_dtype), batch_sharding(mesh)
+
+    @jax.jit
+    def read(live, batch_stats, method, batch):
+        state = {"batch_stats": batch_stats, "method": method}
+        return survey.read(merge(live, parts.frozen, dtype), state, batch)
+
+    def before(step: int, state: State) -> State:
+        if step % interval if survey.every == "epoch" else step:
+            return state
+        found = {}
+        for name in survey.streams:
+            run = partial(read, state.live, state.batch_stats, state.method)
+            found[name], targets, _ = collect(run, evaluation_batches(experiment, name), sharding)
+            if experiment.method.streams[name] == "labelled":
+                found[name] = {**found[name], "targets": targets}
+        method = survey.digest(state.method, found)
+        like = lambda x, old: jax.device_put(jnp.asarray(x, old.dtype), old.sharding)  # noqa: E731
+        return state._replace(method=jax.tree.map(like, method, state.method))
+
+    return before
 
 
 def training_batches(experiment: Experiment, start: int) -> Iterator[dict[str, Any]]:
-    """The batches of `config.data.train` from step `start` on, on the host."""
-    entry, source = experiment.entries["train"], experiment.sources["train"]
+    """{stream: batch} of each stream that the method reads, from step `start` on, on the host."""
+    streams = {name: _stream(experiment, name, start) for name in experiment.method.streams}
+    unlabelled = {name for name, kind in experiment.method.streams.items() if kind == "unlabelled"}
+    while True:
+        batches = {name: next(stream) for name, stream in streams.items()}
+        for name in unlabelled:
+            batches[name].pop("targets", None)
+        yield batches
+
+
+def _stream(experiment: Experiment, name: str, start: int) -> Iterator[dict[str, Any]]:
+    """The batches of `config.data.NAME` from step `start` on."""
+    entry, source = experiment.entries[name], experiment.sources[name]
     if entry.class_weights not in (None, "balanced"):
         raise UserError(
-            f"config.data.train.class_weights is {entry.class_weights!r}. {suggest(entry.class_weights, ['balanced'])}"
+            f"config.data.{name}.class_weights is {entry.class_weights!r}. {suggest(entry.class_weights, ['balanced'])}"
         )
     return train_stream(
         source,
-        experiment.processors["train"],
-        batch_size=experiment.settings.batch_size,
-        seed=experiment.seed,
+        experiment.processors[name],
+        batch_size=entry.batch_size or experiment.settings.batch_size,
+        seed=stream_seed(experiment.seed, name),
         start=start,
         workers=entry.workers,
         augment=entry.augment,
+        views=entry.views,
         class_weights=class_weights(source) if entry.class_weights else None,
     )
+
+
+def stream_seed(seed: int, name: str) -> int:
+    """The seed of a stream's order and augmentation: the run's own for `train`, another one for every other name."""
+    if name == "train":
+        return seed
+    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
 
 
 def digests(experiment: Experiment) -> dict[str, str]:
@@ -223,8 +275,9 @@ def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
     if "train" in experiment.sources and experiment.config.get("optim"):
         parts = training(experiment)
         live, frozen, stats = parts.state.live, parts.frozen, parts.state.batch_stats
-        batch = jax.device_put(next(training_batches(experiment, 0)), sharding)
-        step = parts.step.lower(parts.state, frozen, {"train": batch}, parts.key).compile()
+        batches = jax.device_put(next(training_batches(experiment, 0)), sharding)
+        step = parts.step.lower(parts.state, frozen, batches, parts.key).compile()
+        batch = batches["train"]
         found["flops"]["step"] = step.cost_analysis()["flops"]
         table = stage_table(experiment, live, frozen, optimizer_bytes(parts.state))
     else:

@@ -184,8 +184,7 @@ class Task(NamedTuple):
       infer: (model, variables, batch) → predictions, instead of one forward pass and `predict`: generation; or None.
       fill: (model, variables, processor) → parameters of the head, where its start is computed; or None.
       own_head: whether the parameters of `head` are those of the checkpoint's own head, where it has one.
-      outputs: the shapes of the backbone's outputs for a batch of one, which the assembly adds, for methods that build
-        modules on them.
+      feature: outputs → one vector an example (B, D), as the head reads it; None is the mean over tokens or pixels.
     """
 
     name: str
@@ -204,7 +203,7 @@ class Task(NamedTuple):
     infer: Callable[..., dict[str, Any]] | None = None
     fill: Callable[..., dict[str, Any]] | None = None
     own_head: bool = False
-    outputs: Mapping[str, Any] = {}
+    feature: Callable[[Outputs], Any] | None = None
 
 
 class Loss(NamedTuple):
@@ -214,26 +213,56 @@ class Loss(NamedTuple):
     weight: Any
 
 
+class Survey(NamedTuple):
+    """A pass over whole streams between two steps, for what no batch can tell: centroids, pseudo-labels, weights.
+
+    Attributes:
+      streams: the data streams that are read, each once, whole, in order, without augmentation.
+      read: (params, state, batch) → dict of arrays (B, …), jitted.
+      digest: (state of the method, {stream: {name: (N, …) NumPy array}}) → state of the method. A labelled stream's
+        `targets` are there too.
+      every: "epoch" (of the stream `train`) or "start": before the first step only.
+    """
+
+    streams: tuple[str, ...]
+    read: Callable[..., dict[str, Any]]
+    digest: Callable[[Any, Mapping[str, Mapping[str, Any]]], Any]
+    every: str = "epoch"
+
+
 class Method(NamedTuple):
     """An objective. A method is built by `method(forward, task, **options) -> Method`.
 
-    `forward(params, state, inputs, rng, *, train=True) -> (outputs, state)` runs backbone and head; `state` is a dict
-    whose `batch_stats` it renews; `params` is the whole nested tree with its wings `backbone`, `head`, `method`.
+    `forward(params, state, inputs, rng, *, train=True, hidden_states=False) -> (outputs, state)` runs backbone and
+    head; `state` is a dict whose `batch_stats` it renews and whose `method` is the method's own; `params` is the whole
+    nested tree with its wings `backbone`, `head`, `method`. An option `teacher` is a section as `config.model`; the
+    method is given `teacher(params, inputs) -> outputs` in its place, a frozen model in inference mode.
 
     Attributes:
       loss: (params, state, batches, rng, step) → (dict of named `Loss`, state, dict of scalar metrics). `batches` is
         a dict of the named streams (`train`, and what else the method asks for).
-      init: (rng, batches as shapes) → (params of the wing `method`, state of the method).
+      init: (rng, shapes) → (params of the wing `method`, state of the method); `shapes` are those of the outputs of
+        `forward` for a batch of one, and `feature` (1, D) of `task.feature`. Raises `UserError` for a task or model
+        that the method cannot serve.
+      start: (state, live, counts) → state of the method before the first step; `live` are the flat float32 masters
+        of the live leaves (a teacher copies them), `counts` the number of records of each stream.
       combine: gradients by loss → gradients; None is the plain sum, which needs one backward pass only.
-      after_step: (state, params) → state (teachers).
-      streams: the names of the data streams that it reads.
+      after_step: (state, live) → state of the method, after the update (a moving average).
+      streams: stream → "labelled" or "unlabelled", whose batches come without targets, whatever the data hold.
+      views: stream → names of the random views of each example that it needs; `batch["views"][name]` are inputs.
+      domains: (source stream, target stream), whose distance the report shows; () without domains.
+      survey: see `Survey`, or None.
     """
 
     loss: Callable[..., tuple[dict[str, Loss], Any, dict[str, Any]]]
-    init: Callable[..., tuple[Any, Any]] = lambda rng, batches: ({}, {})
+    init: Callable[..., tuple[Any, Any]] = lambda rng, shapes: ({}, {})
+    start: Callable[..., Any] = lambda state, live, counts: state
     combine: Callable[[Mapping[str, Any]], Any] | None = None
-    after_step: Callable[[Any, Any], Any] = lambda state, params: state
-    streams: tuple[str, ...] = ("train",)
+    after_step: Callable[[Any, Any], Any] = lambda state, live: state
+    streams: Mapping[str, str] = {"train": "labelled"}
+    views: Mapping[str, tuple[str, ...]] = {}
+    domains: tuple[str, ...] = ()
+    survey: Survey | None = None
 
 
 class Plan(NamedTuple):

@@ -115,11 +115,10 @@ def init_head(model: Model, head: Any, rng: jax.Array) -> dict[str, Any]:
 
 
 def output_shapes(model: Model) -> Mapping[str, Any]:
-    """The shapes of the backbone's outputs for a batch of one."""
-    bare = model._replace(head=None)
+    """The shapes of the model's outputs for a batch of one."""
     inputs = get_family(model.family).inputs(model.config)
 
     def run(inputs):
-        return forward(bare, init_variables(bare, jax.random.key(0)), inputs)[0]
+        return forward(model, init_variables(model, jax.random.key(0)), inputs)[0]
 
     return jax.eval_shape(run, dict(inputs))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tljax.base.errors import RunError, UserError
+from tljax.base.memory import keep_freed_memory
 from tljax.base.tables import lookup, suggest
 from tljax.cli import VERBS
 from tljax.cli.config import read_config
@@ -101,7 +102,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _set_environment() -> None:
-    """Keeps compiled programs between runs and libraries quiet between our lines; the user's own settings hold."""
+    """Keeps compiled programs and memory, and libraries quiet between our lines; the user's own settings hold."""
+    keep_freed_memory()
     cache = os.environ.get("TLJAX_CACHE") or Path.home() / ".cache" / "tljax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")

@@ -2,7 +2,8 @@
 
 A batch is a dict: `inputs` (Hugging Face's names), `targets` (int32 (B,), float32 (B,), or float32 (B, Y) for several
 classes an example, or what a processor makes that makes targets itself; absent without labels), `weight` float32 (B,):
-0 for padding, else 1 or the class's weight; `index` int32 (B,): the position in the source, −1 for padding.
+0 for padding, else 1 or the class's weight; `index` int32 (B,): the position in the source, −1 for padding; `views`
+{name: inputs}: random views of the same examples, where they are asked for.
 """
 
 import hashlib
@@ -37,6 +38,7 @@ def train_stream(
     start: int = 0,
     workers: int = 0,
     augment: Mapping[str, Any] | None = None,
+    views: Mapping[str, Mapping[str, Any]] | None = None,
     class_weights: np.ndarray | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[dict[str, Any]]:
@@ -52,7 +54,8 @@ def train_stream(
       seed: of order and augmentation.
       start: the first step to give.
       workers: processes that prepare batches; 0 prepares them in threads of this one.
-      augment: options of `tljax.data.images.Augment`, for images.
+      augment: the processor's options of augmentation, such as those of `tljax.data.images.Augment`.
+      views: name → such options, for random views of each example beside its `inputs`.
       class_weights: (Y,), the weight of each class.
       shard: (this process, processes): each gets its part of every batch. All batches then have one shape.
 
@@ -62,10 +65,11 @@ def train_stream(
     import grain
 
     this, shards = _check(source, batch_size, shard, start=start, workers=workers)
-    if augment is not None:
-        processor = processor.replace(augment=augment)
-    if shards > 1:
-        processor = processor.fixed_shape()
+    if views and getattr(processor, "makes_targets", False):
+        raise UserError(f"{source.name}: this task makes its targets from the inputs, so its examples have no views.")
+    plain = processor.fixed_shape() if shards > 1 else processor
+    others = {name: plain.replace(augment=options) for name, options in sorted((views or {}).items())}
+    processor = plain if augment is None else plain.replace(augment=augment)
     key = int(np.random.SeedSequence(seed).generate_state(1)[0])  # near seeds would give near orders in Grain
     places = (
         grain.MapDataset.range(len(source.records))
@@ -73,7 +77,7 @@ def train_stream(
         .repeat(max(ENDLESS // len(source.records), 1))  # Grain's own endless length does not survive every slice
         .map_with_index(_pair)
     )
-    read = _Read(source, processor, class_weights=class_weights, seed=seed)
+    read = _Read(source, processor, views=others, class_weights=class_weights, seed=seed)
     read([(0, 0)])  # the tokenizer is loaded here and not by several threads at once
     # Places become examples a batch at a time: reading together is faster, and Grain's steps cost much an element.
     chunks = places[this::shards].batch(batch_size // shards, batch_fn=list)
@@ -164,7 +168,7 @@ def _chunks(count: int, stride: int, offset: int, size: int) -> list[list[tuple[
 class _Read:
     """[(place in the stream, position of a record)] → examples; position −1 is padding, with the first record's inputs.
 
-    `seed` switches augmentation on.
+    `seed` switches augmentation on; `views` are processors by name.
     """
 
     def __init__(
@@ -172,13 +176,15 @@ class _Read:
         source: Source,
         processor: Processor,
         *,
+        views: Mapping[str, Processor] | None = None,
         class_weights: np.ndarray | None = None,
         seed: int | None = None,
     ):
         self._records, self._classes, self._name = source.records, source.classes, source.name
         self._processor = processor
+        self._views = views or {}
         random = getattr(processor, "augment", None) is not None or getattr(processor, "random", False)
-        self._seed = seed if random else None
+        self._seed = seed if random or self._views else None
         self._labelled = not getattr(processor, "makes_targets", False)
         self._weights = None if class_weights is None else np.asarray(class_weights, np.float32)
 
@@ -196,12 +202,14 @@ class _Read:
             if not isinstance(target, int):
                 raise UserError(f"{self._name}: class weights need one class a record.")
             weight = float(self._weights[target])
-        return {
+        example = {
             "inputs": self._processor.example(record, rng),
             "target": target,
             "weight": weight,
             "index": position,
         }
+        views = {name: processor.example(record, rng) for name, processor in self._views.items()}
+        return {**example, "views": views} if views else example
 
     def _target(self, record: Mapping[str, Any]) -> int | float | list[int] | None:
         """The label as int, float or list of int, after its classes were checked."""
@@ -244,6 +252,9 @@ class _Collate:
             "weight": np.array([x["weight"] for x in examples], np.float32),
             "index": np.array([x["index"] for x in examples], np.int32),
         }
+        if "views" in examples[0]:
+            views = examples[0]["views"]
+            batch["views"] = {name: self.processor.collate([x["views"][name] for x in examples]) for name in views}
         targets = [x["target"] for x in examples]
         kinds = {type(target) for target in targets}
         if kinds == {type(None)}:

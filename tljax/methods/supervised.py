@@ -40,11 +40,6 @@ def supervised(
         + [f"mixup is {mixup!r}; it must be 0 (none) or above."] * (mixup < 0),
     )
 
-    def init(rng, batches):
-        if batches is not None:
-            _check(batches["train"], label_smoothing, mixup)
-        return {}, {}
-
     def loss(params, state, batches, rng, step):
         batch = batches["train"]
         _check(batch, label_smoothing, mixup)
@@ -60,7 +55,7 @@ def supervised(
         result = Loss(jnp.sum(each * weights), jnp.sum(weights))
         return {"task": result}, state, {} if mixup else _accuracy(task, outputs, batch)
 
-    return Method(loss=loss, init=init)
+    return Method(loss=loss)
 
 
 def mix(

@@ -77,8 +77,7 @@ def wav2vec2(
         temperature=temperature,
     )
 
-    def init(rng, batches):
-        shapes = task.outputs
+    def init(rng, shapes):
         if any(shapes.get(name) is None for name in ("features", "hidden", "mask")):
             raise UserError(
                 "The method wav2vec2 needs a speech model with a feature encoder (family wav2vec2), and this backbone "
@@ -113,7 +112,7 @@ def wav2vec2(
         share = jnp.sum(masked) / jnp.maximum(jnp.sum(real), 1)
         return losses, state, {**metrics, "temperature": heat, "masked": share}
 
-    return Method(loss=loss, init=init)
+    return Method(loss=loss, init=init, streams={"train": "unlabelled"})
 
 
 def _check(*, temperature: Any, **options: Any) -> None:

@@ -51,6 +51,12 @@ def normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
     return (x.astype(jnp.float32) / jnp.sqrt(jnp.maximum(square, epsilon**2))).astype(x.dtype)
 
 
+def vector(outputs: dict[str, Any], how: str, normalized: bool = False) -> jax.Array:
+    """The pooled vector of each example, (B, D), scaled to length 1 where `normalized`."""
+    x = pool(outputs, how)
+    return normalize(x) if normalized else x
+
+
 class Embedding(nn.Module):
     """A parameter-free head: the pooled vector, L2-normalised if asked, as `embedding` (B, D)."""
 
@@ -59,8 +65,7 @@ class Embedding(nn.Module):
 
     @nn.compact
     def __call__(self, outputs: dict[str, Any], train: bool = False) -> dict[str, Any]:
-        x = pool(outputs, self.pool)
-        return {**outputs, "embedding": normalize(x) if self.normalize else x}
+        return {**outputs, "embedding": vector(outputs, self.pool, self.normalize)}
 
 
 class Classifier(nn.Module):
@@ -82,8 +87,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, outputs: dict[str, Any], train: bool = False) -> dict[str, Any]:
-        x = pool(outputs, self.pool)
-        x = normalize(x) if self.normalize else x
+        x = vector(outputs, self.pool, self.normalize)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return {**outputs, "logits": Dense(self.classes, kernel_init=STARTS[self.start], name="out")(x)}
 

@@ -1,6 +1,7 @@
 """One or several of a fixed set of classes for each example."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from tljax import losses, metrics
 from tljax.base.errors import UserError
 from tljax.base.types import Task
-from tljax.models.heads import STARTS, Classifier
+from tljax.models.heads import STARTS, Classifier, vector
 from tljax.tasks.spec import TaskSpec, choose, choose_dropout, choose_pool, output_of
 
 
@@ -52,13 +53,16 @@ def classification(
     multi = choose("labels", labels, ("single", "multi")) == "multi"
     if choose("head", head, ("new", "own")) == "own":
         module = _own_head(spec)
-        uses = output_of(getattr(module, "pool", spec.own_pool))
+        pool = getattr(module, "pool", spec.own_pool)
+        uses = output_of(pool)
     else:
         pool = choose_pool(spec, pool)
         init = choose("init", init, tuple(STARTS))
         module = Classifier(len(spec.classes), pool, normalize, choose_dropout(spec, dropout), init)
         uses = output_of(pool)
+    pool = pool if pool in spec.pools else "mean"
     common = {
+        "feature": partial(vector, how=pool, normalized=normalize),
         "name": "classification",
         "head": module,
         "uses": uses,

@@ -30,6 +30,7 @@ class Job(NamedTuple):
       state: before the first step, placed on the mesh.
       step: (state, batches) → (state, metrics), compiled, `state` donated.
       batches: number of steps done → iterator of device-ready batches from there on.
+      before: (steps done, state) → the state to take the next step from.
       evaluations: split name → (state → (numbers, tables)), in the order in which they are shown.
       main: (metric that chooses, "max" or "min").
       schedule: step → learning rate.
@@ -49,6 +50,7 @@ class Job(NamedTuple):
     schedule: Callable[[int], Any]
     digests: Mapping[str, str]
     summary: Mapping[str, Any]
+    before: Callable[[int, State], State] = lambda step, state: state
 
 
 class Result(NamedTuple):
@@ -121,6 +123,7 @@ def _train(run: _Run) -> Result:
                 start=start,
                 steps=job.steps,
                 hooks=(*_hooks(run, elapsed), stop),
+                before=job.before,
             )
     finally:
         undo()

@@ -23,7 +23,14 @@ class Hook(NamedTuple):
 
 
 def run_loop(
-    step_fn: Callable, state: State, batches: Iterator[Any], *, start: int, steps: int, hooks: Iterable[Hook]
+    step_fn: Callable,
+    state: State,
+    batches: Iterator[Any],
+    *,
+    start: int,
+    steps: int,
+    hooks: Iterable[Hook],
+    before: Callable[[int, State], State] = lambda step, state: state,
 ) -> tuple[State, int, str | None]:
     """Trains from step `start` to `steps`.
 
@@ -34,13 +41,14 @@ def run_loop(
       start: steps already done.
       steps: steps in all.
       hooks: in the order in which they run after each step.
+      before: (steps done, state) → the state to take the next step from: a survey of the data, where one is due.
 
     Returns:
       (state, steps done, reason to have stopped early or None).
     """
     hooks, done, reason = tuple(hooks), start, None
     while done < steps and reason is None:
-        state, metrics = step_fn(state, next(batches))
+        state, metrics = step_fn(before(done, state), next(batches))
         done += 1
         reasons = [hook.after(done, state, metrics) for hook in hooks]
         reason = next((r for r in reasons if r), None)

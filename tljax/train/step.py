@@ -46,7 +46,7 @@ def make_step(
             step=state.step + 1,
             live=live,
             batch_stats=model_state["batch_stats"],
-            method=method.after_step(model_state["method"], merge(live, frozen, compute_dtype)),
+            method=method.after_step(model_state["method"], live),
             optimizer=opt_state,
         )
         report = {"loss": sum(losses.values()), "losses": losses, "metrics": metrics}

@@ -1,0 +1,77 @@
+"""What a method is given: `forward`, a teacher, streams that are there."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+
+from tljax.assembly.model import make_model
+from tljax.assembly.sections import Entry, ModelSection
+from tljax.base.errors import raise_faults
+from tljax.base.tables import call
+from tljax.base.types import Method, Model, Task
+from tljax.models.forward import forward
+from tljax.models.heads import pool
+
+
+def with_feature_shape(task: Task, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """The shapes of a model's outputs, with that of the task's `feature`; None where there is none."""
+    feature = jax.eval_shape(task.feature, shapes) if shapes.get("hidden") is not None else None
+    return {**shapes, "feature": feature}
+
+
+def with_feature(task: Task) -> Task:
+    """`task` with a vector an example: its own, else the mean."""
+    return task if task.feature is not None else task._replace(feature=partial(pool, how="mean"))
+
+
+def teacher_of(section: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | None, dict[str, Any] | None]:
+    """(`config.method` with a function in place of its section `teacher`, the teacher's wing of the tree or None)."""
+    if not isinstance((section or {}).get("teacher"), Mapping):
+        return section, None
+    wanted = call(ModelSection, (), section["teacher"], where="config.method.teacher")
+    model, variables, _, _ = make_model(wanted, jax.random.key(0))
+
+    def teacher(params: Mapping[str, Any], inputs: Mapping[str, Any], **options: Any) -> Mapping[str, Any]:
+        return forward(model, params["teacher"], inputs, **options)[0]
+
+    wing = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    return {**section, "teacher": teacher}, wing
+
+
+def check_streams(method: Method, section: Mapping[str, Any] | None, entries: Mapping[str, Entry]) -> None:
+    """The data entries that the method reads must be there, with the views that it needs."""
+    name = (section or {}).get("name", "supervised")
+    if not entries or "train" not in entries:  # an evaluation, a prediction: nothing is trained
+        return
+    faults = []
+    for stream, kind in method.streams.items():
+        if stream not in entries:
+            faults.append(f"it reads config.data.{stream} ({kind}). The entries are: {', '.join(entries)}.")
+            continue
+        given = entries[stream].views or {}
+        missing = [view for view in method.views.get(stream, ()) if view not in given]
+        if missing:
+            faults.append(
+                f"it compares random views, and config.data.{stream}.views has no {' and no '.join(missing)}; it has: "
+                f"{', '.join(given) or 'none'}. Each is a dict of augmentations, such as dict(flip=True, crop=4)."
+            )
+    raise_faults(f"The method {name} cannot be used with these data:", faults)
+
+
+def make_forward(model: Model, train_stages: tuple[str, ...]) -> Callable:
+    """What a method calls: (params, state, inputs, rng, *, train, hidden_states) → (outputs, state)."""
+
+    def run(params, state, inputs, rng, *, train=True, hidden_states=False):
+        outputs, updates = forward(
+            model,
+            {"params": params, "batch_stats": state["batch_stats"]},
+            inputs,
+            rngs={"dropout": rng},
+            train=train_stages if train else (),
+            hidden_states=hidden_states,
+        )
+        return outputs, {**state, **updates}
+
+    return run
