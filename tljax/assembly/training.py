@@ -66,7 +66,7 @@ def training(experiment: Experiment) -> Training:
         raise UserError("config.data has no `train`, so there is nothing to train on.")
     steps = settings.total_steps(len(experiment.sources["train"].records))
     live, frozen, _ = split_leaves(experiment)
-    rules = (*get_family(experiment.model.family).sharding, (r"(head|method)/.*", ()))
+    rules = (*get_family(experiment.model.family).sharding, (r"(head|method|teacher)/.*", ()))
     live, frozen = (
         jax.device_put(leaves, shardings(rules, {p: x.shape for p, x in leaves.items()}, mesh, strict=False))
         for leaves in (live, frozen)
