@@ -26,6 +26,6 @@ def get_config():
         validation=dict(source="tljax:tinyshakespeare", split="validation"),
         test=dict(source="tljax:tinyshakespeare", split="test"),
     )
-    config.train = dict(batch_size=16, epochs=6)
+    config.train = dict(batch_size=16, epochs=3)
     config.mesh = dict(data=1)
     return config

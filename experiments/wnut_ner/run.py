@@ -1,8 +1,9 @@
-"""WNUT 2017 by MiniLM: frozen, fine-tuned, from scratch. `python -m experiments.wnut_ner.run`"""
+"""WNUT 2017 by MiniLM: frozen, fine-tuned, from scratch; PyTorch beside it. `python -m experiments.wnut_ner.run`"""
 
 import sys
 
 from experiments.study import Case, Column, Study, main
+from experiments.wnut_ner.pytorch import fine_tune
 
 STUDY = Study(
     name="wnut_ner",
@@ -10,6 +11,7 @@ STUDY = Study(
     cases=(
         Case("fine-tuning"),
         Case("frozen, linear layer", {"strategy": {"linear_probe": {}}, "optim.learning_rate": 3e-3}),
+        Case("fine-tuning in PyTorch", compute=fine_tune),
         Case("from scratch", {"strategy": {"scratch": {}}}),
     ),
     columns=(

@@ -35,8 +35,8 @@ def test_a_config_is_built_and_traced(path, request):
     assert {leaf.shape[0] for leaf in jax.tree.leaves(predictions)} <= {batch["weight"].shape[0]}
     if "train" in experiment.sources and experiment.config.get("optim"):
         parts = training(experiment)
-        batch = next(iter(training_batches(experiment, 0)))
-        state, metrics = jax.eval_shape(parts.step, parts.state, parts.frozen, {"train": batch}, parts.key)
+        batches = next(training_batches(experiment, 0))
+        state, metrics = jax.eval_shape(parts.step, parts.state, parts.frozen, batches, parts.key)
         before = jax.tree.map(lambda x: (x.shape, x.dtype), parts.state)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == before
         assert metrics["loss"].shape == ()
