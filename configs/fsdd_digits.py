@@ -8,10 +8,8 @@ trains from random weights. With the contrastive pretraining of configs/fsdd_pre
 
     --config.model="{'source': 'runs/fsdd_pretraining/export', 'processor': {'max_seconds': 3.5, 'lengths': ()}}"
 
-A speaker is left out by naming the others: --config.data.train.split=train_george+train_jackson+train_theo.
-
-Expected: not good enough to use. Seed 0 from random weights had a validation WER of 0.87 after 960 of 1200 steps; the
-pretrained start was not measured. Cost: 0.2 seconds of one core a step.
+Expected: the word error rates of experiments/fsdd_digits/README.md, within two of their deviations.
+Cost: see the table there.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +23,7 @@ TOWER = dict(
     conv_kernel=(80, 3, 3, 3),
     conv_stride=(40, 2, 2, 2),
     conv_bias=True,
-    feat_extract_norm="layer",
+    feat_extract_norm="group",
     do_stable_layer_norm=True,
     num_conv_pos_embeddings=8,
     num_conv_pos_embedding_groups=4,
@@ -37,24 +35,35 @@ TOWER = dict(
     activation_dropout=0.05,
     final_dropout=0.05,
 )
-"""25 frames a second, half of the paper's; a twelfth of its width, and a third of its depth."""
+"""25 frames a second, half of the paper's; a twelfth of its width, and a third of its depth. The norm over time (group)
+keeps silence silent: with a norm of every frame (layer), which makes noise as loud as speech, the loss stops at 1.65 a
+character where this one falls below 1.3 in a third of the steps."""
+
+SEEN = ("george", "jackson", "lucas", "nicolas", "yweweler")
+"""The speakers to train on; the sixth, theo, is new to the model."""
+
+
+def of(split: str) -> str:
+    """The part of a split that the speakers to train on have spoken."""
+    return "+".join(f"{split}_{name}" for name in SEEN)
 
 PROCESSOR = dict(sampling_rate=8000, characters="0123456789", max_seconds=3.5, lengths=())
 
 
 def get_config() -> ConfigDict:
-    """All 3594 training strings; the strings of test and validation are of other recordings."""
+    """Five speakers; `new_speaker` is the test set of the sixth. Test and validation are other recordings."""
     config = ConfigDict()
     config.seed = 0
     config.model = dict(family="wav2vec2", variant=TOWER, processor=PROCESSOR)
     config.task = dict(name="ctc")
     config.strategy = dict(fine_tune=dict())
-    config.optim = dict(name="adamw", learning_rate=3e-3, schedule="cosine", warmup=0.1, weight_decay=0.01, clip=1.0)
+    config.optim = dict(name="adamw", learning_rate=2e-3, schedule="cosine", warmup=0.1, weight_decay=0.01, clip=1.0)
     config.data = dict(
-        train=dict(source="tljax:fsdd_strings:digits", split="train"),
-        validation=dict(source="tljax:fsdd_strings:digits", split="validation"),
-        test=dict(source="tljax:fsdd_strings:digits", split="test"),
+        train=dict(source="tljax:fsdd_strings:digits", split=of("train")),
+        validation=dict(source="tljax:fsdd_strings:digits", split=of("validation")),
+        test=dict(source="tljax:fsdd_strings:digits", split=of("test")),
+        new_speaker=dict(source="tljax:fsdd_strings:digits", split="test_theo"),
     )
-    config.train = dict(batch_size=16, steps=1200, eval_batch_size=32, eval_every=400)
+    config.train = dict(batch_size=16, steps=1500, eval_batch_size=32, eval_every=500)
     config.mesh = dict(data=1)
     return config

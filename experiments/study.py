@@ -21,7 +21,7 @@ class Case(NamedTuple):
 
     Attributes:
       name: as it stands in the table.
-      values: dotted key → value, set over the config.
+      values: dotted key → value, set over the config; `{seed}` in a value is the seed.
       verb: of `launch.py`.
       config: another config than the study's.
       seeds: another number of seeds than the study's.
@@ -91,7 +91,7 @@ def run(study: Study, workdir: Path, seeds: int, only: Sequence[str] | None) -> 
         for seed in range(seeds if case.seeds is None else case.seeds):
             folder = folder_of(workdir, case.name, seed)
             before = folder_of(workdir, case.after, seed) if case.after else ""
-            values = {key: _filled(value, before) for key, value in case.values.items()}
+            values = {key: _filled(value, before, seed) for key, value in case.values.items()}
             code = launch(
                 [
                     case.verb,
@@ -108,10 +108,10 @@ def run(study: Study, workdir: Path, seeds: int, only: Sequence[str] | None) -> 
     return 0
 
 
-def _filled(value: Any, before: Path | str) -> Any:
+def _filled(value: Any, before: Path | str, seed: int) -> Any:
     if isinstance(value, Mapping):
-        return {key: _filled(each, before) for key, each in value.items()}
-    return value.replace("{after}", str(before)) if isinstance(value, str) else value
+        return {key: _filled(each, before, seed) for key, each in value.items()}
+    return value.replace("{after}", str(before)).replace("{seed}", str(seed)) if isinstance(value, str) else value
 
 
 def folder_of(workdir: Path, name: str, seed: int) -> Path:

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -323,3 +324,139 @@ def test_tfds_features_find_their_roles_by_type(tmp_path, monkeypatch):
         open_source("tfds:tiny_pairs", columns={"text": "sentence3"})
     with pytest.raises(UserError, match="has no split"):
         open_source("tfds:tiny_pairs", split="trian[:50%]")
+
+
+def test_short_texts_have_official_splits_or_splits_that_leak_nothing(data_dir):
+    from tljax.data.builders.sentconv import SETS, key_of
+
+    counts = {
+        "mr": (7676, 993, 1993),
+        "subj": (7105, 948, 1947),
+        "cr": (2633, 350, 792),
+        "mpqa": (7550, 972, 2084),
+        "trec": (5452, 500),
+        "sst2": (6920, 872, 1821),
+        "sst5": (8544, 1101, 2210),
+    }
+    texts, firsts, shares = {}, {}, {}
+    for name, wanted in counts.items():
+        splits = ("train", "validation", "test") if len(wanted) == 3 else ("train", "test")
+        for split, count in zip(splits, wanted, strict=True):
+            source = open_source(f"tljax:sentconv:{name}", split=split, data_dir=data_dir)
+            records = [source.records[i] for i in range(len(source.records))]
+            assert (len(records), source.classes) == (count, SETS[name].classes)
+            texts[name, split] = {key_of(record["text"]) for record in records}
+            firsts[name, split] = records[0]["text"], source.classes[records[0]["label"]]
+            share = np.bincount([record["label"] for record in records]) / count
+            assert name == "trec" or np.abs(share - shares.setdefault(name, share)).max() < 0.05
+    for (one, split), keys in texts.items():
+        for (two, other), more in texts.items():
+            if split != other and "mr" in (one, two):
+                assert not keys & more, "a film review is in one split of all sets"
+    assert len(texts["mr", "test"] & texts["sst5", "test"]) > 1500
+    assert not texts["mpqa", "train"] & texts["mpqa", "test"]
+    assert firsts["subj", "train"] == (
+        "smart and alert , thirteen conversations about one thing is a small gem .",
+        "subjective",
+    )
+    assert firsts["trec", "test"] == ("How far is it from Denver to Aspen ?", "number")
+    assert firsts["sst5", "train"][1] == "very positive" and firsts["cr", "train"][1] == "negative"
+    for name, word in (("sst2", "béart"), ("mr", "cliché"), ("mr", "…")):
+        records = open_source(f"tljax:sentconv:{name}", data_dir=data_dir).records
+        assert any(word in records[i]["text"] for i in range(len(records))), "each file is read in its own encoding"
+
+
+def test_mnistm_is_a_digit_over_a_patch_of_a_photograph(data_dir):
+    from tljax.data.builders.mnist import FILES, parse_idx
+    from tljax.data.builders.mnistm import DIGITS, RAW, Mnistm, decode_photos
+    from tljax.data.images import ImageProcessor
+
+    files = read_files(DIGITS, [("", data_dir / "mnist")])
+    digits, labels = (parse_idx(files[name], name)[:40] for name in FILES["test"])
+    photos = decode_photos(read_files(RAW, [("", data_dir / "bsds500")]))
+    assert len(photos) == 200 and {photo.shape for photo in photos} == {(321, 481, 3), (481, 321, 3)}
+    examples = [example for _, example in Mnistm._generate_examples(None, digits, labels, photos, 1)]
+    assert [example["label"] for example in examples] == labels.tolist()
+    images = [_pixels(example) for example in examples]
+    # Where the digit is 0 the photograph is seen as it is, at one place of one photograph.
+    image, digit, blank = images[0], digits[0], np.argwhere(digits[0] == 0)
+    spots = []
+    for photo in photos:
+        height, width = photo.shape[0] - 27, photo.shape[1] - 27
+        row, column = blank[0]
+        places = np.argwhere((photo[row : row + height, column : column + width] == image[row, column]).all(axis=-1))
+        for row, column in blank[1::50]:
+            places = places[(photo[places[:, 0] + row, places[:, 1] + column] == image[row, column]).all(axis=-1)]
+        spots += [photo[top : top + 28, left : left + 28] for top, left in places]
+    assert any((np.abs(spot - 1.0 * digit[..., None]) == image).all() for spot in spots)
+    shorter = Mnistm._generate_examples(None, digits[:7], labels[:7], photos, 1)
+    assert [example["image"] for _, example in shorter] == [example["image"] for example in examples[:7]]
+    assert next(Mnistm._generate_examples(None, digits, labels, photos, 0))[1]["image"] != examples[0]["image"]
+    with pytest.raises(UserError, match="200 training photographs, and bsds500 holds 1"):
+        decode_photos({"1.jpg": b""})
+    grey = ImageProcessor(size=28, channels="RGB", mean=(0.0,), std=(1.0,)).example({"image": digits[0]})
+    np.testing.assert_allclose(grey["pixel_values"], np.repeat(digits[0][..., None], 3, axis=-1) / 255, rtol=1e-6)
+
+
+def test_mnistm_says_that_it_is_made_of_mnist(data_dir, tmp_path, monkeypatch):
+    def no_network(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    (tmp_path / "bsds500").symlink_to(data_dir / "bsds500")
+    with pytest.raises(UserError, match=r"made of MNIST, which is neither(.|\n)*photographs into bsds500/train"):
+        open_source("tljax:mnistm", data_dir=tmp_path)
+
+
+def test_omniglot_has_its_minimal_sets_and_its_runs(data_dir):
+    from tljax.data.builders.omniglot import run_images
+
+    sources = {i: open_source("tljax:omniglot", split=f"background_small{i}", data_dir=data_dir) for i in (1, 2)}
+    for i, characters in ((1, 136), (2, 156)):
+        records = [sources[i].records[k] for k in range(20 * characters)]
+        assert len(sources[i].records) == len(records) and len(sources[i].classes) == 242
+        assert set(Counter(record["label"] for record in records).values()) == {20}
+        for record in records[::37]:
+            assert record["id"].rpartition("/")[0] == sources[i].classes[record["label"]]
+    # The publisher's order: this is what the config's slices of characters rest on.
+    for i, where in ((1, slice(2200, 2720)), (2, slice(1420, 1940))):
+        alphabets = [sources[i].records[k]["id"].split("/")[0] for k in range(len(sources[i].records))]
+        assert set(alphabets[where]) == {"Latin"} and alphabets.count("Latin") == 520
+    runs = open_source("tljax:omniglot:runs", split="runs", data_dir=data_dir)
+    records = [runs.records[i] for i in range(800)]
+    assert (len(runs.records), runs.classes, _pixels(records[0]).shape) == (800, None, (105, 105))
+    each = Counter((record["episode"], record["role"], record["label"]) for record in records)
+    assert each == Counter((run, role, k) for run in range(1, 21) for role in ("support", "query") for k in range(20))
+    by_id = {record["id"]: record for record in records}
+    with zipfile.ZipFile(data_dir / "omniglot" / "all_runs.zip") as archive:
+        for line in archive.read("run07/class_labels.txt").decode().split("\n")[:20]:
+            test, train = (by_id[name.removesuffix(".png")] for name in line.split())
+            assert (test["role"], train["role"]) == ("query", "support") and test["label"] == train["label"]
+            assert test["image"] == archive.read(f"{test['id']}.png")
+    with pytest.raises(UserError, match="run 3 has 20 classes with a training and a test image each"):
+        run_images({"run03/class_labels.txt": b""}, 3)
+
+
+def test_amazon_s_reviews_are_split_by_their_text(data_dir):
+    from tljax.data.builders.amazon_reviews import DOMAINS, split_of
+
+    counts = {"books": (1628, 372), "dvd": (1596, 404), "electronics": (1593, 407), "kitchen": (1611, 389)}
+    assert tuple(counts) == DOMAINS
+    texts = {}
+    for domain, wanted in counts.items():
+        labels = Counter()
+        for split, count in zip(("train", "test"), wanted, strict=True):
+            source = open_source(f"tljax:amazon_reviews:{domain}", split=split, data_dir=data_dir)
+            records = [source.records[i] for i in range(len(source.records))]
+            assert (len(records), source.classes) == (count, ("negative", "positive"))
+            texts[domain, split] = [record["text"] for record in records]
+            labels.update(record["label"] for record in records)
+        assert labels == {0: 1000, 1: 1000}
+    for domain in DOMAINS:
+        assert len(set(texts[domain, "train"])) < len(texts[domain, "train"]), "there are copies"
+    train, test = ({text for d in DOMAINS for text in texts[d, split]} for split in ("train", "test"))
+    assert not train & test
+    assert texts["books", "train"][0].startswith("THis book was horrible.  If it was possible")
+    assert any(text.startswith("We have three dogs") for text in train | test)
+    assert split_of("One more -- like it!") == split_of("one more, LIKE it")

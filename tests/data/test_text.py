@@ -99,7 +99,8 @@ def test_the_checkpoint_says_how_long_a_text_may_be(processor):
         ({"pair": "seperate"}, "Did you mean 'separate'"),
         ({"folder": "/"}, "folder is not one of them"),
         ({"lengths": (8, -1)}, "lengths is"),
-        ({"augment": {"flip": True}}, "augment is not one of them"),
+        ({"augment": {"flip": True}}, "augment.flip does not exist. Accepted: drop, swap"),
+        ({"augment": {"drop": 1.0, "swap": 2}}, r"(?s)drop is 1\.0, and must be from 0 up to.*swap is 2"),
     ],
 )
 def test_wrong_options(processor, options, message):
@@ -152,3 +153,41 @@ def test_a_folder_without_a_processor_gives_none(tmp_path):
 def test_no_text_no_tokens(processor):
     with pytest.raises(UserError, match="'r' holds no text"):
         processor.example({"image": b"", "id": "r"})
+
+
+def test_augmentation_drops_and_swaps_words_in_training_only(processor):
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    record = {"text": "  ".join(words)}
+    decoded = lambda ours, seed: ours.tokenizer.decode(  # noqa: E731
+        ours.example(record, np.random.default_rng(seed))["input_ids"], skip_special_tokens=True
+    ).split()
+    dropping, swapping = (processor.replace(augment=options) for options in ({"drop": 0.3}, {"swap": 0.25}))
+    for ours in (dropping, swapping):
+        np.testing.assert_array_equal(ours.example(record)["input_ids"], processor.example(record)["input_ids"])
+        assert [decoded(ours, i) for i in range(5)] == [decoded(ours, i) for i in range(5)]
+    left = [decoded(dropping, i) for i in range(200)]
+    assert all(sorted(x, key=words.index) == x for x in left), "the order stays"
+    assert abs(np.mean([len(x) for x in left]) - 7) < 0.35
+    mixed = [decoded(swapping, i) for i in range(100)]
+    assert all(sorted(x) == sorted(words) for x in mixed)
+    moved = [sum(a != b for a, b in zip(x, words, strict=True)) for x in mixed]
+    assert max(moved) <= 6 and 3 < np.mean(moved) < 5.5, "two or three swaps of two words"
+
+
+def test_augmented_pairs_stay_pairs_and_a_word_always_stays(processor):
+    record = {"text": "a b c d e f g h", "text_b": "p q r s t u v w"}
+    for pair in ("joint", "separate"):
+        ours = processor.replace(pair=pair, augment={"drop": 0.5, "swap": 0.5})
+        seen = [ours.example(record, np.random.default_rng(i))["input_ids"] for i in range(20)]
+        for ids in seen:
+            texts = np.split(ids, np.flatnonzero(ids == 102)[:1]) if pair == "joint" else list(ids)
+            first, second = (set(ours.tokenizer.decode(x, skip_special_tokens=True).split()) for x in texts)
+            assert first and second and first <= set("abcdefgh") and second <= set("pqrstuvw")
+        assert len({x.tobytes() for x in seen}) > 10
+    hard = processor.replace(augment={"drop": 0.99})
+    for text, tokens in (("a b", 3), ("alone", 3), ("", 2)):
+        assert {len(hard.example({"text": text}, np.random.default_rng(i))["input_ids"]) for i in range(9)} <= {
+            tokens,
+            4,
+        }
+        assert len(hard.example({"text": text}, np.random.default_rng(0))["input_ids"]) == tokens

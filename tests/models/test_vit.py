@@ -126,6 +126,34 @@ def test_the_mask_leaves_out_the_tokens_before_the_patches(family, tokens):
     assert outputs["pooled"] is None
 
 
+@pytest.mark.parametrize("family", REFERENCES)
+def test_visible_patches_are_tokens_with_their_own_positions(family):
+    model = make_model(family, {**TINY, **UNUSUAL["oblong image"]})  # 2 × 5 patches
+    extra = model.config.extra_tokens
+    variables = import_weights(model, reference(*REFERENCES[family], {**TINY, **UNUSUAL["oblong image"]}).state_dict())
+    inputs, places = {"pixel_values": images(model)}, np.array([[7, 0, 3], [9, 2, 1]], np.int32)
+    whole = run(model, variables, inputs)
+    seen = run(model, variables, {**inputs, "visible": places})
+    tokens = whole["hidden_states"][0]
+    wanted = np.stack([np.concatenate([x[:extra], x[extra + at]]) for x, at in zip(tokens, places, strict=True)])
+    np.testing.assert_array_equal(seen["hidden_states"][0], wanted)
+    assert seen["hidden"].shape == (2, extra + 3, 24) and seen["mask"].sum() == 6 and seen["pyramid"] == ()
+    every = run(model, variables, {**inputs, "visible": np.tile(np.arange(10), (2, 1))})
+    np.testing.assert_allclose(every["hidden"], whole["hidden"], atol=1e-6)
+    # The pixels of the patch in row 1, column 2 of the grid.
+    np.testing.assert_array_equal(seen["patches"][1, 7], inputs["pixel_values"][1, 4:8, 8:12].reshape(-1))
+
+
+@pytest.mark.parametrize(
+    "visible",
+    [np.zeros((2, 4), int), np.zeros((1, 10), int), np.zeros((1, 0), int), np.zeros(3, int), np.zeros((1, 3))],
+    ids=["batch", "too many", "none", "rank", "type"],
+)
+def test_visible_patches_of_another_shape_are_refused(visible):
+    with pytest.raises(UserError, match=r"`visible` has the shape .* integers of \(1, K\), K from 1 to the 9 patches"):
+        FAMILY.start(configure(TINY), {"pixel_values": np.zeros((1, 12, 12, 3)), "visible": visible})
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(UserError, match=r"\(B, 12, 12, 3\).*adapt image_size or num_channels"):
         FAMILY.start(configure(TINY), {"pixel_values": np.zeros((1, 14, 12, 3))})

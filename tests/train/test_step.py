@@ -102,8 +102,8 @@ def test_accumulated_parts_give_the_gradient_of_the_whole(accumulate):
 
 
 def test_combine_receives_one_gradient_for_each_loss():
-    only_task, _, _ = _run(ALL, combine=lambda grads: grads["task"])
-    summed, _, _ = _run(ALL, combine=lambda grads: jax.tree.map(jnp.add, grads["task"], grads["size"]))
+    only_task, _, _ = _run(ALL, combine=lambda grads, key: (grads["task"], {}))
+    summed, _, _ = _run(ALL, combine=lambda grads, key: (jax.tree.map(jnp.add, grads["task"], grads["size"]), {}))
     plain, _, _ = _run(ALL)
     for path in ALL:
         np.testing.assert_allclose(summed.live[path], plain.live[path], rtol=1e-5, atol=1e-6)
@@ -111,10 +111,35 @@ def test_combine_receives_one_gradient_for_each_loss():
 
 
 def test_combine_and_accumulation_together():
-    one, _, _ = _run(ALL, combine=lambda grads: grads["task"])
-    two, _, _ = _run(ALL, combine=lambda grads: grads["task"], accumulate=2)
+    def combine(grads, key):
+        return grads["task"], {"cut": jax.random.uniform(key)}
+
+    one, _, first = _run(ALL, combine=combine)
+    two, _, second = _run(ALL, combine=combine, accumulate=2)
+    assert (
+        first["metrics"]["cut"] == second["metrics"]["cut"] != _run(ALL, combine=combine, steps=2)[2]["metrics"]["cut"]
+    )
     for path in ALL:
         np.testing.assert_allclose(two.live[path], one.live[path], rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradients_of_losses_with_nothing_in_common_cost_one_backward_pass():
+    def loss(params, state, batches, rng, step):
+        found = {}
+        for name in ("one", "two", "three"):
+            hidden = jnp.tanh(jnp.tanh(batches[name] @ params["a"]["kernel"]) @ params["a"]["kernel"])
+            found[name] = Loss(jnp.sum(hidden**2), jnp.float32(1))
+        return found, state, {}
+
+    def cost(combine):
+        live, frozen = split({"a": {"kernel": jnp.ones((64, 64))}}, frozenset({"a/kernel"}), jnp.float32)
+        step = make_step(Method(loss=loss, combine=combine), optax.sgd(0.1), compute_dtype=jnp.float32)
+        state = first_state(live, optax.sgd(0.1), batch_stats={}, method={})
+        batches = {name: jnp.ones((256, 64)) for name in ("one", "two", "three")}
+        return jax.jit(step).lower(state, frozen, batches, KEY).compile().cost_analysis()["flops"]
+
+    summed = cost(lambda grads, key: (jax.tree.map(lambda *g: sum(g), *grads.values()), {}))
+    assert summed < 1.1 * cost(None)
 
 
 def test_a_batch_of_padding_alone_gives_a_finite_step():

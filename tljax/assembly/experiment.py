@@ -14,7 +14,15 @@ import jax
 
 from tljax import methods, strategies, tasks
 from tljax.assembly.model import make_model
-from tljax.assembly.objective import check_streams, make_forward, teacher_of, with_feature, with_feature_shape
+from tljax.assembly.objective import (
+    check_head,
+    check_streams,
+    make_forward,
+    teacher_of,
+    with_feature,
+    with_feature_shape,
+)
+from tljax.assembly.reading import Reading, check_tasks, reading_of, task_of
 from tljax.assembly.sections import SECTIONS, Entry, ModelSection
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
@@ -76,8 +84,26 @@ class Experiment(NamedTuple):
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """The names of the classes, or None."""
-        return _first(self.sources).classes
+        """The names of the classes, or None; None too where several tasks have each its own."""
+        return None if self.task.parts else _first(self.sources).classes
+
+    def task_of(self, name: str) -> Task:
+        """The task of the data entry `name`."""
+        return task_of(self.task, self.entries[name])
+
+    @property
+    def reading(self) -> Reading:
+        """How many examples a step reads of each stream of the method, and what an epoch is."""
+        missing = [name for name in self.method.streams if name not in self.sources]
+        if missing:
+            named, method = ", no ".join(f"`{name}`" for name in missing), self.config.get("method") or {}
+            raise UserError(
+                f"config.data has no {named}, which the method {method.get('name', 'supervised')} reads, so there is "
+                "nothing to train on."
+            )
+        counts = {name: len(self.sources[name].records) for name in self.method.streams}
+        unit = _ways(self.mesh) * self.settings.accumulate
+        return reading_of(self.method, self.settings, self.entries, counts, unit=unit)
 
 
 def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experiment:
@@ -99,6 +125,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     mesh = call(make_mesh, (), config.get("mesh"), where="config.mesh")
     call(Probe, (), config.get("probe"), where="config.probe")
     entries = _entries(config.get("data") or {})
+    check_tasks(config.get("task"), entries)
     _check_batches(settings, mesh, entries)
     sources = open_entries(config, data_dir=data_dir)
     key = jax.random.key(seed)
@@ -107,9 +134,9 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     model, variables, processor, notes = make_model(section, jax.random.fold_in(key, 0))
     readers = {name: _processor(name, entry, processor, section, model) for name, entry in entries.items()}
 
-    spec = _spec(model, sources, readers)
+    spec = _spec(model, entries, sources, readers)
     task = with_feature(_named(tasks.TABLE, config.get("task"), "classification", "task", (spec,)))
-    prepared = {name: task.prepare(source, readers[name]) for name, source in sources.items()}
+    prepared = {name: task_of(task, entries[name]).prepare(source, readers[name]) for name, source in sources.items()}
     model, variables, fresh_head = _with_head(model, variables, task, jax.random.fold_in(key, 1), readers)
     stop = "pooler" if task.uses == "hidden" and "pooler" in model.backbone.stages else None
     model = model._replace(stop=stop)
@@ -124,7 +151,8 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     # Which stages train follows from the paths, and some paths are the method's own: so it is made twice.
     method = method_with(())
     check_streams(method, method_section, entries)
-    shapes = with_feature_shape(task, output_shapes(model))
+    check_head(method, method_section, fresh_head)
+    shapes = with_feature_shape(task, output_shapes(model, hidden_states=True))
     wing, method_state = method.init(jax.random.fold_in(key, 2), shapes)
     if wing:
         variables["params"]["method"] = wing
@@ -155,9 +183,14 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     )
 
 
+def _ways(mesh: Any) -> int:
+    """The devices that share a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
+
+
 def _check_batches(settings: Settings, mesh: Any, entries: Mapping[str, Entry]) -> None:
     """Every part of a batch must be cut evenly among the devices that share it."""
-    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
+    ways = _ways(mesh)
     parts = {
         "train.batch_size": (settings.batch_size, settings.accumulate),
         "train.eval_batch_size": (settings.eval_batch_size or settings.batch_size, 1),
@@ -189,7 +222,8 @@ def _overlaps(entries: Mapping[str, Entry]) -> list[str]:
     """What is held out of a split must be held out of what trains on it, by the same choice."""
     faults = []
     for (one, a), (two, b) in itertools.combinations(entries.items(), 2):
-        related = "train" in (one, two) or None not in (a.hold_out, b.hold_out)
+        trained = any(name == "train" or name.startswith("train_") for name in (one, two))
+        related = trained or None not in (a.hold_out, b.hold_out)
         if (a.source, a.split) == (b.source, b.split) and a.take != b.take and related:
             unlike = [f for f in ("hold_out", "classes", "seed") if getattr(a, f) != getattr(b, f)]
             faults += [
@@ -220,11 +254,14 @@ def _source(entry: Entry, seed: int, data_dir: str | None) -> Source:
     )
 
 
-def _spec(model: Model, sources: Mapping[str, Source], readers: Mapping[str, Any]) -> TaskSpec:
-    """What the task may know."""
+def _spec(
+    model: Model, entries: Mapping[str, Entry], sources: Mapping[str, Source], readers: Mapping[str, Any]
+) -> TaskSpec:
+    """What the task may know; of several tasks, what each may know of its own data."""
     family, outputs = get_family(model.family), output_shapes(model._replace(head=None))
-    return TaskSpec(
-        classes=_classes(sources),
+    tasks = list(dict.fromkeys(entry.task for entry in entries.values() if entry.task is not None))
+    spec = TaskSpec(
+        classes=None if tasks else _classes(sources),
         own_pool=family.own_pool,
         pools=_pools(outputs),
         head=model.head,
@@ -234,6 +271,11 @@ def _spec(model: Model, sources: Mapping[str, Source], readers: Mapping[str, Any
         outputs=outputs,
         processor=readers.get("train") or next(iter(readers.values()), None),
     )
+    parts = {}
+    for task in tasks:
+        mine = {name: source for name, source in sources.items() if entries[name].task == task}
+        parts[task] = spec._replace(classes=_classes(mine), processor=readers[next(iter(mine))])
+    return spec._replace(parts=parts)
 
 
 def _first(sources: Mapping[str, Source]) -> Source:

@@ -8,9 +8,10 @@ import jax
 
 from tljax.assembly.model import make_model
 from tljax.assembly.sections import Entry, ModelSection
-from tljax.base.errors import raise_faults
+from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import call
 from tljax.base.types import Method, Model, Task
+from tljax.checkpoints.adapt import output_shapes
 from tljax.models.forward import forward
 from tljax.models.heads import pool
 
@@ -36,6 +37,7 @@ def teacher_of(section: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | N
     def teacher(params: Mapping[str, Any], inputs: Mapping[str, Any], **options: Any) -> Mapping[str, Any]:
         return forward(model, params["teacher"], inputs, **options)[0]
 
+    teacher.shapes = output_shapes(model, hidden_states=True)
     wing = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     return {**section, "teacher": teacher}, wing
 
@@ -43,7 +45,8 @@ def teacher_of(section: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | N
 def check_streams(method: Method, section: Mapping[str, Any] | None, entries: Mapping[str, Entry]) -> None:
     """The data entries that the method reads must be there, with the views that it needs."""
     name = (section or {}).get("name", "supervised")
-    if not entries or "train" not in entries:  # an evaluation, a prediction: nothing is trained
+    first = ("train",) if "train" in method.streams else tuple(method.streams)
+    if not any(stream in entries for stream in first):  # an evaluation, a prediction: nothing is trained
         return
     faults = []
     for stream, kind in method.streams.items():
@@ -60,6 +63,16 @@ def check_streams(method: Method, section: Mapping[str, Any] | None, entries: Ma
     raise_faults(f"The method {name} cannot be used with these data:", faults)
 
 
+def check_head(method: Method, section: Mapping[str, Any] | None, fresh: bool) -> None:
+    """A method that goes on with a trained head is not given a new one."""
+    if method.trained_head and fresh:
+        raise UserError(
+            f"The method {section['name']} goes on with a classifier that was trained before, and this head is new. "
+            "Name a checkpoint with a classifier in config.model.source (the export of a run on the source), and set "
+            "config.task.head='own'."
+        )
+
+
 def make_forward(model: Model, train_stages: tuple[str, ...]) -> Callable:
     """What a method calls: (params, state, inputs, rng, *, train, hidden_states) → (outputs, state)."""
 
@@ -68,7 +81,7 @@ def make_forward(model: Model, train_stages: tuple[str, ...]) -> Callable:
             model,
             {"params": params, "batch_stats": state["batch_stats"]},
             inputs,
-            rngs={"dropout": rng},
+            rngs=None if rng is None else {"dropout": rng},  # a survey has none
             train=train_stages if train else (),
             hidden_states=hidden_states,
         )

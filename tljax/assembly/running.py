@@ -11,7 +11,7 @@ import numpy as np
 from tljax.assembly.experiment import Experiment
 from tljax.base.errors import UserError
 from tljax.base.tables import call
-from tljax.base.types import Source
+from tljax.base.types import Source, Task
 from tljax.data.streams import eval_stream
 from tljax.models.forward import forward
 from tljax.models.heads import Classifier, Embedding
@@ -36,9 +36,15 @@ def evaluation_size(experiment: Experiment) -> int:
     return experiment.settings.eval_batch_size or experiment.settings.batch_size
 
 
-def predictor(experiment: Experiment, *, head: Any = None) -> Callable[[Any, Any, Any], dict]:
-    """Compiled (params, batch_stats, batch) → predictions of the task, or the outputs of another `head`."""
-    model, task = experiment.model, experiment.task
+def predictor(experiment: Experiment, *, task: Task | None = None, head: Any = None) -> Callable[[Any, Any, Any], dict]:
+    """Compiled (params, batch_stats, batch) → predictions of the task, or the outputs of another `head`.
+
+    Args:
+      experiment: its `task` is the default.
+      task: one of several.
+      head: instead of the model's.
+    """
+    model, task = experiment.model, task or experiment.task
     if head is not None:
         model = model._replace(head=head)
 
@@ -62,10 +68,10 @@ def placed(experiment: Experiment) -> tuple[dict, Any]:
 
 def evaluate_as_is(experiment: Experiment, name: str) -> tuple[dict, dict, dict]:
     """(numbers, tables, predictions) of the untrained experiment on the data entry `name`."""
-    run = partial(predictor(experiment), *placed(experiment))
+    task = experiment.task_of(name)
+    run = partial(predictor(experiment, task=task), *placed(experiment))
     predictions, targets, _ = collect(run, evaluation_batches(experiment, name), batch_sharding(experiment.mesh))
-    records = experiment.sources[name].records
-    return (*measure(experiment.task, predictions, targets, records), predictions)
+    return (*measure(task, predictions, targets, experiment.sources[name].records), predictions)
 
 
 def predict_records(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

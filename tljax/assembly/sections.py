@@ -24,8 +24,12 @@ class Entry(NamedTuple):
       processor: options laid over the checkpoint's own processor (`max_length`, `size`, `pair` …).
       augment: random changes of training images (`flip`, `crop` …).
       views: name → such changes, for methods that compare random views of an example (`weak` and `strong` …).
-      batch_size: of a stream that a method reads beside `train`; None is config.train.batch_size.
+      task: which of the tasks of config.task (name='several') it belongs to.
+      batch_size: of a stream that a method reads; None is config.train.batch_size, or the stream's share of it where
+        the method mixes its streams.
       class_weights: "balanced" weighs classes by n / (classes · count).
+      episodes: of a stream that a method reads: dict(ways=…, shots=…, queries=…). Its batches are then episodes of
+        few-shot learning, and batch_size a multiple of ways · (shots + queries).
       workers: processes that prepare batches; 0 prepares them in threads.
     """
 
@@ -42,8 +46,10 @@ class Entry(NamedTuple):
     processor: Mapping[str, Any] | None = None
     augment: Mapping[str, Any] | None = None
     views: Mapping[str, Mapping[str, Any]] | None = None
+    task: str | None = None
     batch_size: int | None = None
     class_weights: str | None = None
+    episodes: Mapping[str, int] | None = None
     workers: int = 0
 
 

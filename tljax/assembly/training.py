@@ -12,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax import optim
+from tljax.assembly.domains import examiner
 from tljax.assembly.experiment import Experiment, used_paths
 from tljax.assembly.running import evaluation_batches, predictor
 from tljax.assembly.summary import optimizer_bytes, stage_table
-from tljax.base.errors import UserError
+from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
 from tljax.base.tables import call, suggest
 from tljax.checkpoints.digest import tree_digest
 from tljax.checkpoints.run import RunCheckpoints
+from tljax.data.episodes import Episodes
 from tljax.data.streams import train_stream
 from tljax.data.subsets import class_weights
 from tljax.models import get_family
@@ -61,10 +63,8 @@ class Training(NamedTuple):
 
 def training(experiment: Experiment) -> Training:
     """Everything that a step needs, created on the mesh; compiles nothing yet."""
-    settings, mesh = experiment.settings, experiment.mesh
-    if "train" not in experiment.sources:
-        raise UserError("config.data has no `train`, so there is nothing to train on.")
-    steps = settings.total_steps(len(experiment.sources["train"].records))
+    settings, mesh, reading = experiment.settings, experiment.mesh, experiment.reading
+    steps = reading.timed(settings).total_steps(reading.records)
     live, frozen, _ = split_leaves(experiment)
     rules = (*get_family(experiment.model.family).sharding, (r"(head|method|teacher)/.*", ()))
     live, frozen = (
@@ -108,9 +108,13 @@ def _on_mesh(leaf: Any, mesh: Any) -> jax.Array:
 def make_job(experiment: Experiment) -> Job:
     """The job that `train` runs."""
     parts = training(experiment)
-    settings = experiment.settings
+    settings, reading = experiment.settings, experiment.reading
     sharding = batch_sharding(experiment.mesh)
-    predict = predictor(experiment)
+    names = [name for name in experiment.sources if name not in experiment.method.streams]
+    predict = {
+        task: predictor(experiment, task=experiment.task.parts.get(task))
+        for task in {experiment.entries[name].task for name in names}
+    }
     dtype = jnp.dtype(settings.compute_dtype)
 
     def step(state, batches):
@@ -123,19 +127,20 @@ def make_job(experiment: Experiment) -> Job:
         def run(state: State):
             params = merge(state.live, parts.frozen, dtype)
             predictions, targets, _ = collect(
-                partial(predict, params, state.batch_stats), evaluation_batches(experiment, name), sharding
+                partial(predict[experiment.entries[name].task], params, state.batch_stats),
+                evaluation_batches(experiment, name),
+                sharding,
             )
-            return measure(experiment.task, predictions, targets, experiment.sources[name].records)
+            return measure(experiment.task_of(name), predictions, targets, experiment.sources[name].records)
 
         return run
 
-    names = [name for name in experiment.sources if name not in experiment.method.streams]
-    metric, direction = experiment.task.main
+    metric, direction = (experiment.task_of("validation") if "validation" in names else experiment.task).main
     return Job(
         config=experiment.config,
         settings=settings,
         steps=parts.steps,
-        interval=settings.evaluation_interval(len(experiment.sources["train"].records)),
+        interval=reading.timed(settings).evaluation_interval(reading.records),
         state=parts.state,
         step=step,
         batches=batches,
@@ -145,6 +150,7 @@ def make_job(experiment: Experiment) -> Job:
         digests=digests(experiment),
         summary=stage_table(experiment, parts.state.live, parts.frozen, optimizer_bytes(parts.state)),
         before=surveyor(experiment, parts),
+        examine=examiner(experiment, parts.frozen),
     )
 
 
@@ -153,22 +159,25 @@ def surveyor(experiment: Experiment, parts: Training) -> Callable[[int, State], 
     survey, settings, mesh = experiment.method.survey, experiment.settings, experiment.mesh
     if survey is None:
         return lambda step, state: state
-    interval = math.ceil(len(experiment.sources["train"].records) / settings.batch_size)
+    interval = math.ceil(experiment.reading.records / experiment.reading.examples)
     dtype, sharding = jnp.dtype(settings.compute_dtype), batch_sharding(mesh)
 
     @jax.jit
-    def read(live, batch_stats, method, batch):
+    def read(live, frozen, batch_stats, method, batch):
         state = {"batch_stats": batch_stats, "method": method}
-        return survey.read(merge(live, parts.frozen, dtype), state, batch)
+        return survey.read(merge(live, frozen, dtype), state, batch)
 
     def before(step: int, state: State) -> State:
         if step % interval if survey.every == "epoch" else step:
             return state
         found = {}
         for name in survey.streams:
-            run = partial(read, state.live, state.batch_stats, state.method)
-            found[name], targets, _ = collect(run, evaluation_batches(experiment, name), sharding)
-            if experiment.method.streams[name] == "labelled":
+            run = partial(read, state.live, parts.frozen, state.batch_stats, state.method)
+            batches = evaluation_batches(experiment, name)
+            if experiment.method.streams[name] == "unlabelled":
+                batches = ({key: x for key, x in batch.items() if key != "targets"} for batch in batches)
+            found[name], targets, _ = collect(run, batches, sharding)
+            if targets is not None:
                 found[name] = {**found[name], "targets": targets}
         method = survey.digest(state.method, found)
         like = lambda x, old: jax.device_put(jnp.asarray(x, old.dtype), old.sharding)  # noqa: E731
@@ -179,7 +188,8 @@ def surveyor(experiment: Experiment, parts: Training) -> Callable[[int, State], 
 
 def training_batches(experiment: Experiment, start: int) -> Iterator[dict[str, Any]]:
     """{stream: batch} of each stream that the method reads, from step `start` on, on the host."""
-    streams = {name: _stream(experiment, name, start) for name in experiment.method.streams}
+    sizes = experiment.reading.sizes
+    streams = {name: _stream(experiment, name, start, sizes[name]) for name in experiment.method.streams}
     unlabelled = {name for name, kind in experiment.method.streams.items() if kind == "unlabelled"}
     while True:
         batches = {name: next(stream) for name, stream in streams.items()}
@@ -188,8 +198,8 @@ def training_batches(experiment: Experiment, start: int) -> Iterator[dict[str, A
         yield batches
 
 
-def _stream(experiment: Experiment, name: str, start: int) -> Iterator[dict[str, Any]]:
-    """The batches of `config.data.NAME` from step `start` on."""
+def _stream(experiment: Experiment, name: str, start: int, size: int) -> Iterator[dict[str, Any]]:
+    """The batches, of `size` examples, of `config.data.NAME` from step `start` on."""
     entry, source = experiment.entries[name], experiment.sources[name]
     if entry.class_weights not in (None, "balanced"):
         raise UserError(
@@ -198,14 +208,36 @@ def _stream(experiment: Experiment, name: str, start: int) -> Iterator[dict[str,
     return train_stream(
         source,
         experiment.processors[name],
-        batch_size=entry.batch_size or experiment.settings.batch_size,
+        batch_size=size,
         seed=stream_seed(experiment.seed, name),
         start=start,
         workers=entry.workers,
         augment=entry.augment,
         views=entry.views,
         class_weights=class_weights(source) if entry.class_weights else None,
+        episodes=_episodes(experiment, name),
     )
+
+
+def _episodes(experiment: Experiment, name: str) -> Episodes | None:
+    """The shape of the episodes of `config.data.NAME`, which must be the one that the method was told."""
+    faults = [
+        f"config.data.{other}.episodes: the method does not read {other}, and only its streams come in episodes. Those "
+        "of an evaluation are the option config.task.episodes of the task few_shot."
+        for other, entry in experiment.entries.items()
+        if entry.episodes is not None and other not in experiment.method.streams
+    ]
+    options, shape = experiment.entries[name].episodes, None
+    if options is not None:
+        shape = call(Episodes, (), options, where=f"config.data.{name}.episodes")
+        told = experiment.config.get("method") or {}
+        faults += [
+            f"config.method.{field} is {told[field]!r}, and config.data.{name}.episodes.{field} {value!r}."
+            for field, value in shape._asdict().items()
+            if told.get(field, value) != value
+        ]
+    raise_faults("The episodes of the config do not fit together:", faults)
+    return shape
 
 
 def stream_seed(seed: int, name: str) -> int:
@@ -272,19 +304,19 @@ def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
     settings, sharding = experiment.settings, batch_sharding(experiment.mesh)
     strategies = ", ".join(experiment.config.get("strategy") or ["fine_tune"])
     found = {"title": f"{experiment.model.family}, {experiment.task.name}, strategy {strategies}", "flops": {}}
-    if "train" in experiment.sources and experiment.config.get("optim"):
+    trains = all(name in experiment.sources for name in experiment.method.streams)
+    if trains and experiment.config.get("optim"):
         parts = training(experiment)
         live, frozen, stats = parts.state.live, parts.frozen, parts.state.batch_stats
         batches = jax.device_put(next(training_batches(experiment, 0)), sharding)
         step = parts.step.lower(parts.state, frozen, batches, parts.key).compile()
-        batch = batches["train"]
+        batch = batches.get("train") or next(iter(batches.values()))
         found["flops"]["step"] = step.cost_analysis()["flops"]
         table = stage_table(experiment, live, frozen, optimizer_bytes(parts.state))
     else:
         live, frozen, _ = split_leaves(experiment)
         stats = experiment.variables["batch_stats"]
         batch = jax.device_put(next(evaluation_batches(experiment, next(iter(experiment.sources)))), sharding)
-        trains = "train" in experiment.sources
         table = stage_table(experiment, live if trains else {}, frozen if trains else {**frozen, **live}, {})
     params = merge(live, frozen, jnp.dtype(settings.compute_dtype))
     ahead = predictor(experiment).lower(params, stats, batch).compile()

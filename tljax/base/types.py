@@ -185,6 +185,7 @@ class Task(NamedTuple):
       fill: (model, variables, processor) → parameters of the head, where its start is computed; or None.
       own_head: whether the parameters of `head` are those of the checkpoint's own head, where it has one.
       feature: outputs → one vector an example (B, D), as the head reads it; None is the mean over tokens or pixels.
+      parts: name → task, where this one is several that share a backbone; each reads its own head's outputs.
     """
 
     name: str
@@ -204,6 +205,7 @@ class Task(NamedTuple):
     fill: Callable[..., dict[str, Any]] | None = None
     own_head: bool = False
     feature: Callable[[Outputs], Any] | None = None
+    parts: Mapping[str, "Task"] = {}
 
 
 class Loss(NamedTuple):
@@ -236,33 +238,40 @@ class Method(NamedTuple):
     `forward(params, state, inputs, rng, *, train=True, hidden_states=False) -> (outputs, state)` runs backbone and
     head; `state` is a dict whose `batch_stats` it renews and whose `method` is the method's own; `params` is the whole
     nested tree with its wings `backbone`, `head`, `method`. An option `teacher` is a section as `config.model`; the
-    method is given `teacher(params, inputs) -> outputs` in its place, a frozen model in inference mode.
+    method is given `teacher(params, inputs) -> outputs` in its place, a frozen model in inference mode, whose attribute
+    `shapes` is as that of `init`.
 
     Attributes:
       loss: (params, state, batches, rng, step) → (dict of named `Loss`, state, dict of scalar metrics). `batches` is
         a dict of the named streams (`train`, and what else the method asks for).
       init: (rng, shapes) → (params of the wing `method`, state of the method); `shapes` are those of the outputs of
-        `forward` for a batch of one, and `feature` (1, D) of `task.feature`. Raises `UserError` for a task or model
-        that the method cannot serve.
+        `forward` for a batch of one, with its hidden states, and `feature` (1, D) of `task.feature`. Raises
+        `UserError` for a task or model that the method cannot serve.
       start: (state, live, counts) → state of the method before the first step; `live` are the flat float32 masters
         of the live leaves (a teacher copies them), `counts` the number of records of each stream.
-      combine: gradients by loss → gradients; None is the plain sum, which needs one backward pass only.
+      combine: (gradients by loss, key) → (gradients, dict of scalar metrics); None is the plain sum, which needs one
+        backward pass only.
       after_step: (state, live) → state of the method, after the update (a moving average).
       streams: stream → "labelled" or "unlabelled", whose batches come without targets, whatever the data hold.
       views: stream → names of the random views of each example that it needs; `batch["views"][name]` are inputs.
       domains: (source stream, target stream), whose distance the report shows; () without domains.
       survey: see `Survey`, or None.
+      trained_head: whether the method goes on with a head that was trained before, and a new one is refused.
+      mixing: number of records of each stream → each stream's share of the `config.train.batch_size` examples of a
+        step; None gives every stream batches of that size.
     """
 
     loss: Callable[..., tuple[dict[str, Loss], Any, dict[str, Any]]]
     init: Callable[..., tuple[Any, Any]] = lambda rng, shapes: ({}, {})
     start: Callable[..., Any] = lambda state, live, counts: state
-    combine: Callable[[Mapping[str, Any]], Any] | None = None
+    combine: Callable[[Mapping[str, Any], Any], tuple[Any, dict[str, Any]]] | None = None
     after_step: Callable[[Any, Any], Any] = lambda state, live: state
     streams: Mapping[str, str] = {"train": "labelled"}
     views: Mapping[str, tuple[str, ...]] = {}
     domains: tuple[str, ...] = ()
     survey: Survey | None = None
+    trained_head: bool = False
+    mixing: Callable[[Mapping[str, int]], Mapping[str, float]] | None = None
 
 
 class Plan(NamedTuple):

@@ -23,7 +23,7 @@ from tljax.checkpoints.convert import export_leaves, flat_of
 from tljax.checkpoints.keras_format import write_model as write_keras
 from tljax.checkpoints.sentence_transformers import check_layout, write_layout
 from tljax.models import get_family
-from tljax.models.heads import Classifier, Embedding
+from tljax.models.heads import Classifier, Embedding, Several
 
 SHARD_BYTES = 5_000_000_000
 
@@ -133,6 +133,12 @@ def _writer(family, model, variables, chosen, classes, processor):
             write_layout(folder, model.head, head, width=model.config.hidden_size, max_length=longest)
 
         return write
+    if isinstance(model.head, Several):
+        names = ", ".join(name for name, _ in model.head.heads)
+        raise UserError(
+            f"The model has the heads {names}, and the reference's classes have one each. Save the model with one of "
+            "them (tljax.tasks.several.with_one_head), or the backbone alone (head=None)."
+        )
     cure = "Save the backbone alone (head=None)."
     if hasattr(model.head, "pool"):
         cure = (

@@ -19,6 +19,7 @@ SOURCES = {
 """What stands before the first colon of a source → its opener."""
 
 BUILDERS = {
+    "amazon_reviews": "tljax.data.builders.amazon_reviews:AmazonReviews",
     "banking77": "tljax.data.builders.banking77:Banking77",
     "bccd": "tljax.data.builders.bccd:Bccd",
     "cifar10": "tljax.data.builders.cifar10:Cifar10",
@@ -28,8 +29,11 @@ BUILDERS = {
     "flip_gb1": "tljax.data.builders.flip_gb1:FlipGb1",
     "hymenoptera": "tljax.data.builders.hymenoptera:Hymenoptera",
     "mnist": "tljax.data.builders.mnist:Mnist",
+    "mnistm": "tljax.data.builders.mnistm:Mnistm",
     "multi30k": "tljax.data.builders.multi30k:Multi30k",
+    "omniglot": "tljax.data.builders.omniglot:Omniglot",
     "scipy_docs": "tljax.data.builders.scipy_docs:ScipyDocs",
+    "sentconv": "tljax.data.builders.sentconv:Sentconv",
     "stsb": "tljax.data.builders.stsb:Stsb",
     "tinyshakespeare": "tljax.data.builders.tinyshakespeare:Tinyshakespeare",
     "trec": "tljax.data.builders.trec:Trec",

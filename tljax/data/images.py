@@ -8,33 +8,19 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import suggest
+from tljax.data.augment import Augment, changed_pixels, random_box, read_augment
 from tljax.data.image_config import RESAMPLES, config_of, options_of
 from tljax.data.options import replaced
 
 RESIZES = ("stretch", "shortest", "none")
 CHANNELS = ("RGB", "BGR", "L")
-
-
-class Augment(NamedTuple):
-    """Random changes of training images.
-
-    Attributes:
-      flip: left and right are swapped in half of the cases.
-      crop: the image is padded with that many black pixels on each side, and cut back at a random place.
-      resized_crop: (least, most) share of the area; a random part of the image, of a random shape between 3:4 and
-        4:3, is resized to the final size (Szegedy et al. 2015). It takes the place of resizing and centre crop.
-    """
-
-    flip: bool = False
-    crop: int = 0
-    resized_crop: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +79,14 @@ class ImageProcessor:
                 faults.append(f"{name} has {len(values)} values, and {self.channels} has {count} channels.")
         if 0.0 in self.std:
             faults.append("std has a zero.")
-        if isinstance(self.augment, Mapping):
-            unknown = [key for key in self.augment if key not in Augment._fields]
-            faults += [f"augment.{key} does not exist. {suggest(key, Augment._fields)}" for key in unknown]
-            if not unknown:
-                object.__setattr__(self, "augment", Augment(**self.augment))
-        if isinstance(self.augment, Augment) and self.augment.resized_crop is not None and self.size is None:
+        augment, wrong = read_augment(Augment, self.augment)
+        object.__setattr__(self, "augment", augment)
+        faults += wrong
+        if isinstance(augment, Augment) and augment.resized_crop is not None and self.size is None:
             faults.append("augment.resized_crop needs a size.")
+        if isinstance(augment, Augment) and self.channels == "L":
+            without = [name for name in ("saturation", "hue", "gray") if getattr(augment, name)]
+            faults += [f"augment.{name} changes colours, and the images are grey (channels='L')." for name in without]
         raise_faults("The image processor cannot be made:", faults)
 
     def replace(self, **options: Any) -> "ImageProcessor":
@@ -126,7 +113,7 @@ class ImageProcessor:
         augment = self.augment if rng is not None and self.augment is not None else Augment()
         if augment.resized_crop is not None:
             height, width = self.size
-            box = _random_box(image.size, augment.resized_crop, rng)
+            box = random_box(image.size, augment.resized_crop, rng)
             image = image.resize((width, height), self._filter, box=box)
         else:
             image = self._resized(image)
@@ -134,10 +121,7 @@ class ImageProcessor:
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         if self.size is not None:
             pixels = _center_crop(pixels, self.size)
-        if augment.crop:
-            pixels = _random_crop(pixels, augment.crop, rng)
-        if augment.flip and rng.random() < 0.5:
-            pixels = pixels[:, ::-1]
+        pixels = changed_pixels(pixels, augment, rng)
         pixels = pixels[..., ::-1] if self.channels == "BGR" else pixels
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return {"pixel_values": (pixels * np.float32(self.rescale) - mean) / std}
@@ -235,27 +219,3 @@ def _center_crop(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         pixels = np.pad(pixels, [*pads, (0, 0)])
     top, left = ((have - to) // 2 for to, have in zip(size, pixels.shape, strict=False))
     return pixels[top : top + size[0], left : left + size[1]]
-
-
-def _random_crop(pixels: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    padded = np.pad(pixels, [(pad, pad), (pad, pad), (0, 0)])
-    top, left = rng.integers(0, 2 * pad + 1, 2)
-    return padded[top : top + height, left : left + width]
-
-
-def _random_box(
-    size: tuple[int, int], share: Sequence[float], rng: np.random.Generator
-) -> tuple[float, float, float, float]:
-    """(left, upper, right, lower) of a random part of an image of (width, height); its centre as a last resort."""
-    width, height = size
-    for _ in range(10):
-        area = width * height * rng.uniform(*share)
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
-            return left, top, left + w, top + h
-    w, h = min(width, height * 4 / 3), min(height, width * 4 / 3)
-    left, top = (width - w) / 2, (height - h) / 2
-    return left, top, left + w, top + h

@@ -11,11 +11,12 @@ CONTENTS = ("text", "image", "audio", "tokens", "question")
 ROLES = (
     *CONTENTS,
     *("text_b", "target_text", "context", "answers", "answer_starts", "tags", "boxes", "labels", "ignore", "mask"),
-    *("rate", "speaker", "label", "score", "id"),
+    *("rate", "speaker", "episode", "role", "label", "score", "id"),
 )
 """`label` is a class (or several), `score` a number to regress on; both become the record's `label`.
 
 `tags` are a class a token, `labels` a class a box, `mask` a class a pixel; `target_text` is what is to be written.
+`episode` says which records belong together, and `role` what each is there: "support" or "query".
 """
 
 RAW = ("image", "audio", "mask")

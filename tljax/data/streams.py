@@ -3,7 +3,8 @@
 A batch is a dict: `inputs` (Hugging Face's names), `targets` (int32 (B,), float32 (B,), or float32 (B, Y) for several
 classes an example, or what a processor makes that makes targets itself; absent without labels), `weight` float32 (B,):
 0 for padding, else 1 or the class's weight; `index` int32 (B,): the position in the source, −1 for padding; `views`
-{name: inputs}: random views of the same examples, where they are asked for.
+{name: inputs}: random views of the same examples, where they are asked for; `episode` int32 (B,): the number of the
+example's episode, where the stream gives episodes.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import numpy as np
 
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.types import Source
+from tljax.data.episodes import EpisodeBatches, Episodes
 from tljax.data.processors import Processor
 from tljax.data.records import read_many
 
@@ -40,6 +42,7 @@ def train_stream(
     augment: Mapping[str, Any] | None = None,
     views: Mapping[str, Mapping[str, Any]] | None = None,
     class_weights: np.ndarray | None = None,
+    episodes: Episodes | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[dict[str, Any]]:
     """Batches without end; each epoch is shuffled anew. The last batch of an epoch is filled up from the next one.
@@ -57,36 +60,49 @@ def train_stream(
       augment: the processor's options of augmentation, such as those of `tljax.data.images.Augment`.
       views: name → such options, for random views of each example beside its `inputs`.
       class_weights: (Y,), the weight of each class.
+      episodes: the batches are whole episodes of this shape, drawn anew at each step; there are no epochs then. The
+        order in an episode is class by class, its shots, then its queries.
       shard: (this process, processes): each gets its part of every batch. All batches then have one shape.
 
     Raises:
-      UserError: wrong numbers, augmentation of text, records that the processor cannot read.
+      UserError: wrong numbers, augmentation of text, records that the processor cannot read; for episodes, records
+        without classes, too few classes or too few examples of one, a batch that is no multiple of an episode.
     """
     import grain
 
-    this, shards = _check(source, batch_size, shard, start=start, workers=workers)
+    this, shards = _check(source, batch_size, shard, start=start, workers=workers, episodes=episodes)
     if views and getattr(processor, "makes_targets", False):
         raise UserError(f"{source.name}: this task makes its targets from the inputs, so its examples have no views.")
     plain = processor.fixed_shape() if shards > 1 else processor
     others = {name: plain.replace(augment=options) for name, options in sorted((views or {}).items())}
     processor = plain if augment is None else plain.replace(augment=augment)
-    key = int(np.random.SeedSequence(seed).generate_state(1)[0])  # near seeds would give near orders in Grain
-    places = (
-        grain.MapDataset.range(len(source.records))
-        .shuffle(seed=key)
-        .repeat(max(ENDLESS // len(source.records), 1))  # Grain's own endless length does not survive every slice
-        .map_with_index(_pair)
-    )
     read = _Read(source, processor, views=others, class_weights=class_weights, seed=seed)
     read([(0, 0)])  # the tokenizer is loaded here and not by several threads at once
+    if episodes is not None:
+        draw = EpisodeBatches(source, episodes, batch_size=batch_size, seed=seed, shard=(this, shards))
+        chunks = grain.MapDataset.range(ENDLESS // batch_size).map(draw)
+    else:
+        chunks = _shuffled_places(len(source.records), seed)[this::shards].batch(batch_size // shards, batch_fn=list)
     # Places become examples a batch at a time: reading together is faster, and Grain's steps cost much an element.
-    chunks = places[this::shards].batch(batch_size // shards, batch_fn=list)
-    batches = chunks.map(_Batch(read, _Collate(processor, source)))
+    batches = chunks.map(_Batch(read, _Collate(processor, source), episodes.size if episodes else None))
     stream = batches[start:].to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
     if workers:
         _parse_flags()
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD))
     return iter(stream)
+
+
+def _shuffled_places(count: int, seed: int) -> Any:
+    """Grain's data set of (place in the stream, position of a record): all `count` records, again and again."""
+    import grain
+
+    key = int(np.random.SeedSequence(seed).generate_state(1)[0])  # near seeds would give near orders in Grain
+    return (
+        grain.MapDataset.range(count)
+        .shuffle(seed=key)
+        .repeat(max(ENDLESS // count, 1))  # Grain's own endless length does not survive every slice
+        .map_with_index(_pair)
+    )
 
 
 def eval_stream(
@@ -230,13 +246,16 @@ class _Read:
 
 
 class _Batch:
-    """Places → a batch."""
+    """Places → a batch; `size` is that of an episode, where the places are those of episodes."""
 
-    def __init__(self, read: _Read, collate: "_Collate"):
-        self._read, self._collate = read, collate
+    def __init__(self, read: _Read, collate: "_Collate", size: int | None):
+        self._read, self._collate, self._size = read, collate, size
 
     def __call__(self, places: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        return self._collate(self._read(places))
+        batch = self._collate(self._read(places))
+        if self._size is None:
+            return batch
+        return {**batch, "episode": np.array([place // self._size for place, _ in places], np.int32)}
 
 
 class _Collate:
@@ -272,7 +291,13 @@ class _Collate:
 
 
 def _check(
-    source: Source, batch_size: int, shard: tuple[int, int], *, start: int = 0, workers: int = 0
+    source: Source,
+    batch_size: int,
+    shard: tuple[int, int],
+    *,
+    start: int = 0,
+    workers: int = 0,
+    episodes: Episodes | None = None,
 ) -> tuple[int, int]:
     this, shards = shard
     faults = []
@@ -282,6 +307,14 @@ def _check(
         faults.append(f"batch_size is {batch_size!r}, and must be a whole number above 0.")
     elif not (shards >= 1 and 0 <= this < shards) or batch_size % shards:
         faults.append(f"batch_size {batch_size} cannot be divided among {shards} processes, of which this is {this}.")
+    if episodes is not None:
+        wrong = episodes.faults()
+        faults += wrong
+        if not wrong and isinstance(batch_size, int) and batch_size % episodes.size:
+            faults.append(
+                f"batch_size is {batch_size}, and an episode of {episodes.ways} ways with {episodes.shots} shots and "
+                f"{episodes.queries} queries has {episodes.size} examples; a batch holds one or several whole ones."
+            )
     for name, value in (("start", start), ("workers", workers)):
         if not isinstance(value, int) or value < 0:
             faults.append(f"{name} is {value!r}, and must be a whole number from 0.")

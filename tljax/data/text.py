@@ -12,6 +12,7 @@ import numpy as np
 
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import suggest
+from tljax.data.augment import TextAugment, changed_text, read_augment
 from tljax.data.options import fixed, replaced
 
 FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
@@ -34,6 +35,7 @@ class TextProcessor:
       positions: tokens that the model can take, or None.
       vocabulary: rows of the model's word embedding, or None; a tokenizer with more tokens is refused.
       knows_all: refuse texts with something that the tokenizer does not know.
+      augment: `TextAugment` (or its options), applied in training only, to each text of a pair by itself.
     """
 
     folder: str = fixed()
@@ -43,6 +45,7 @@ class TextProcessor:
     positions: int | None = fixed(default=None)
     vocabulary: int | None = fixed(default=None)
     knows_all: bool = fixed(default=False)
+    augment: Any = None
 
     def __post_init__(self):
         faults = []
@@ -54,6 +57,9 @@ class TextProcessor:
             faults.append(f"max_length is {self.max_length}, and the model has {self.positions} positions.")
         if not all(isinstance(length, int) and length > 0 for length in self.lengths):
             faults.append(f"lengths is {self.lengths!r}, and must be whole numbers above 0.")
+        augment, wrong = read_augment(TextAugment, self.augment)
+        object.__setattr__(self, "augment", augment)
+        faults += wrong
         raise_faults("The text processor cannot be made:", faults)
 
     def __getstate__(self):
@@ -61,7 +67,7 @@ class TextProcessor:
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def replace(self, **options: Any) -> "TextProcessor":
-        """With other `max_length`, `pair` or `lengths`; raises `UserError` for anything else."""
+        """With other `max_length`, `pair`, `lengths` or `augment`; raises `UserError` for anything else."""
         new = replaced(self, options, what="text")
         if "_tokenizer" in vars(self):  # the same files: load them once
             vars(new)["_tokenizer"] = self._tokenizer
@@ -72,7 +78,7 @@ class TextProcessor:
         return self.replace(lengths=())
 
     def example(self, record: Mapping[str, Any], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
-        """Arrays of (T,), or of (2, T) for separate pairs; T is the example's own length.
+        """Arrays of (T,), or of (2, T) for separate pairs; T is the example's own length. `rng` switches `augment` on.
 
         Raises:
           UserError: the record holds no text, or no second text for separate pairs.
@@ -82,6 +88,9 @@ class TextProcessor:
             raise UserError(f"The record {record.get('id')!r} holds no text, and the checkpoint reads text.")
         if self.knows_all:
             self._check_known(record, text + (text_b or ""))
+        if rng is not None and self.augment is not None:
+            text = changed_text(text, self.augment, rng)
+            text_b = None if text_b is None else changed_text(text_b, self.augment, rng)
         if self.pair == "joint":
             return self._arrays(*self._encode(text, text_b))
         if text_b is None:

@@ -60,6 +60,25 @@ def _stack(parts: Sequence[jax.Array]) -> jax.Array:
     return jnp.concatenate(padded)
 
 
+def source_and_target(
+    forward: Callable[..., tuple[Any, Any]],
+    task: Task,
+    params: Any,
+    state: Any,
+    batches: Mapping[str, Mapping[str, Any]],
+    rng: jax.Array,
+    *,
+    hidden_states: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """(outputs of the stream `train`, outputs of the stream `target`, state), by `together` in training mode."""
+    pair = [batches["train"], batches["target"]]
+    inputs = [task.inputs(batch) for batch in pair]
+    if any(len(next(iter(x.values()))) != len(batch["weight"]) for x, batch in zip(inputs, pair, strict=True)):
+        raise UserError(f"Domains are compared by one vector an example, and the task {task.name} has several inputs.")
+    (source, target), state = together(forward, params, state, inputs, rng, hidden_states=hidden_states)
+    return source, target, state
+
+
 def supervised_loss(task: Task, outputs: Mapping[str, Any], batch: Mapping[str, Any], *, name: str) -> Loss:
     """The task's loss of a labelled batch, weighted, as the method `supervised` has it.
 
@@ -126,6 +145,31 @@ def feature_width(shapes: Mapping[str, Any], name: str) -> int:
     if shapes.get("feature") is None:
         raise UserError(f"The method {name} needs one vector an example, and this model gives none.")
     return shapes["feature"].shape[-1]
+
+
+def view_inputs(task: Task, batch: Mapping[str, Any], view: str) -> Mapping[str, Any]:
+    """The model inputs of a random view of the batch's examples."""
+    return task.inputs({**batch, "inputs": batch["views"][view]})
+
+
+def example_features(task: Task, outputs: Mapping[str, Any], batch: Mapping[str, Any], name: str) -> jax.Array:
+    """`task.feature` of the outputs, (B, D), float32; `UserError` where a batch's example has several vectors."""
+    features, examples = task.feature(outputs), len(batch["weight"])
+    if features.shape[0] != examples:
+        raise UserError(
+            f"The method {name} needs one vector an example, and the task {task.name} makes {features.shape[0]} of "
+            f"{examples} examples. Train on examples that are no pairs."
+        )
+    return features.astype(jnp.float32)
+
+
+def logits_width(shapes: Mapping[str, Any], name: str) -> int:
+    """Y of a model with one row of logits an example; `UserError` for other models."""
+    logits = shapes.get("logits")
+    if logits is None or logits.ndim != 2:
+        found = "has none" if logits is None else f"has them of shape (B, {', '.join(map(str, logits.shape[1:]))})"
+        raise UserError(f"The method {name} needs one row of logits (B, Y) an example, and this model {found}.")
+    return logits.shape[-1]
 
 
 def class_count(task: Task, shapes: Mapping[str, Any], name: str) -> int:

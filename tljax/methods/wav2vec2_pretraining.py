@@ -89,6 +89,8 @@ def wav2vec2(
     def loss(params, state, batches, rng, step):
         batch = batches["train"]
         inputs, weight = task.inputs(batch), jnp.asarray(batch["weight"])
+        if "input_values" not in inputs:
+            raise UserError(f"The method wav2vec2 hides frames of waveforms, and the inputs are {', '.join(inputs)}.")
         mask_key, negative_key, noise_key, forward_key = jax.random.split(rng, 4)
         # Of this pass only the mask of the frames is used, so the compiler drops the rest of it.
         mask = forward(params, state, inputs, forward_key, train=False)[0]["mask"]

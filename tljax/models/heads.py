@@ -195,6 +195,22 @@ class DistilledClassifier(nn.Module):
         return {**outputs, "logits": logits, "cls_logits": cls, "distillation_logits": distillation}
 
 
+class Several(nn.Module):
+    """Heads on one backbone: `heads` {name: what that head adds to the outputs}; parameters under each head's name.
+
+    Attributes:
+      heads: pairs of a name and a head.
+    """
+
+    heads: tuple[tuple[str, nn.Module], ...]
+
+    @nn.compact
+    def __call__(self, outputs: dict[str, Any], train: bool = False) -> dict[str, Any]:
+        made = {name: head.clone(name=name, parent=self)(outputs, train) for name, head in self.heads}
+        added = {name: {key: x for key, x in own.items() if x is not outputs.get(key)} for name, own in made.items()}
+        return {**outputs, "heads": added}
+
+
 class LanguageModel(nn.Module):
     """A distribution over the vocabulary at every token, as `logits` (B, T, V) from `hidden` (B, T, D).
 

@@ -5,6 +5,7 @@ Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929; Touvron et al. 2021, 
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tljax.base.errors import raise_faults
+from tljax.base.errors import UserError, raise_faults
 from tljax.base.types import Family, HeadFormat, Resize
 from tljax.base.weights import AS_IS, CONV, Table, reshaped, row
 from tljax.models.configs import pair, read_config
@@ -86,8 +87,41 @@ def configure(entries: Mapping[str, Any], *, distilled: bool = False) -> ViTConf
     return config
 
 
+def start(config: ViTConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The first carry: `pixel_values` (B, H, W, C), and `visible` (B, K) where the inputs have it.
+
+    `visible` are the places in the grid, row by row, of the patches that the model sees (He et al. 2022); without it it
+    sees all.
+
+    Raises:
+      UserError: pixels as `start_pixels` has it; a `visible` that is no (B, K) of integers, K from 1 to all patches.
+    """
+    carry = start_pixels(config, inputs)
+    if "visible" not in inputs:
+        return carry
+    visible, (count, patches) = inputs["visible"], (len(carry["pixel_values"]), math.prod(config.grid))
+    shaped = visible.ndim == 2 and visible.shape[0] == count and 1 <= visible.shape[1] <= patches
+    if not shaped or not jnp.issubdtype(visible.dtype, jnp.integer):
+        raise UserError(
+            f"`visible` has the shape {visible.shape} and the type {visible.dtype}; it must be integers of "
+            f"({count}, K), K from 1 to the {patches} patches of the image."
+        )
+    return {**carry, "visible": visible}
+
+
+def patch_pixels(config: ViTConfig, pixels: jax.Array) -> jax.Array:
+    """(B, H, W, C) → (B, patches, pixels of a patch · C), patches and their pixels row by row; a rest is cut off."""
+    (down, across), (height, width) = config.grid, config.patch_size
+    x = pixels[:, : down * height, : across * width]
+    x = x.reshape(len(x), down, height, across, width, -1).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(len(x), down * across, -1)
+
+
 class Embeddings(nn.Module):
-    """Patches as tokens after the class token (and the distillation token), plus positions."""
+    """Patches as tokens after the class token (and the distillation token), plus positions.
+
+    Where the carry has `visible`, the other patches are left out once they have their positions.
+    """
 
     config: ViTConfig
 
@@ -102,7 +136,12 @@ class Embeddings(nn.Module):
         tokens = jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape))
         x = jnp.concatenate([tokens.astype(x.dtype), x], axis=1)
         x = x + self.param("position", c.init, x.shape[1:])
-        return {"hidden": dropout(self, x, c.hidden_dropout_prob, train)}
+        handed_on = {"patches": patch_pixels(c, carry["pixel_values"])}
+        if "visible" in carry:
+            seen = jnp.take_along_axis(x[:, c.extra_tokens :], carry["visible"][..., None], axis=1)
+            x = jnp.concatenate([x[:, : c.extra_tokens], seen], axis=1)
+            handed_on["visible"] = carry["visible"]
+        return {"hidden": dropout(self, x, c.hidden_dropout_prob, train), **handed_on}
 
 
 class Block(nn.Module):
@@ -171,12 +210,21 @@ class ViT(Tower):
 def finish(config: ViTConfig, carry: Mapping[str, Any]) -> dict[str, Any]:
     """hidden (B, T, D), pooled (B, D) or None, mask (B, T): 1 for patches, 0 for the tokens before them.
 
-    And pyramid: one map, the patches of `hidden` in their grid.
+    And pyramid: one map, the patches of `hidden` in their grid, none where `visible` says which; and patches (B, N, P):
+    the pixels of all patches, as `patch_pixels` has them.
     """
     hidden = carry["hidden"]
     mask = jnp.broadcast_to(jnp.arange(hidden.shape[1]) >= config.extra_tokens, hidden.shape[:2])
-    patches = hidden[:, config.extra_tokens :].reshape(hidden.shape[0], *config.grid, -1)
-    return {"hidden": hidden, "pooled": carry.get("pooled"), "mask": mask.astype(jnp.int32), "pyramid": (patches,)}
+    pyramid = ()
+    if "visible" not in carry:
+        pyramid = (hidden[:, config.extra_tokens :].reshape(hidden.shape[0], *config.grid, -1),)
+    return {
+        "hidden": hidden,
+        "pooled": carry.get("pooled"),
+        "mask": mask.astype(jnp.int32),
+        "pyramid": pyramid,
+        "patches": carry.get("patches"),
+    }
 
 
 def table(config: ViTConfig, prefix: str) -> Table:
@@ -286,8 +334,8 @@ FAMILY = Family(
     name="vit",
     configure=configure,
     backbone=ViT,
-    carry=dict.fromkeys(("pixel_values", "hidden", "pooled"), "example"),
-    start=start_pixels,
+    carry=dict.fromkeys(("pixel_values", "visible", "patches", "hidden", "pooled"), "example"),
+    start=start,
     finish=finish,
     inputs=lambda config: {
         "pixel_values": jax.ShapeDtypeStruct((1, *config.image_size, config.num_channels), jnp.float32)

@@ -137,6 +137,28 @@ def bars(rows: Sequence[Mapping[str, Any]], *, label: str, scale: float = 1.0) -
     return _figure(draw, (7.6, 0.9 + 0.52 * len(rows)), label)
 
 
+def by_stage(series: Mapping[str, Sequence[float | None]], stages: Sequence[str], *, title: str, label: str) -> Html:
+    """Values from 0 to 1 against the stages of a model, in depth order.
+
+    Args:
+      series: name → a value for each stage; None leaves a gap.
+      stages: names.
+      title: above the picture.
+      label: what the values are.
+    """
+
+    def draw(axes: Any) -> None:
+        for color, (name, values) in zip(_cycle(len(series)), series.items(), strict=True):
+            known = [math.nan if value is None else value for value in values]
+            axes.plot(range(len(stages)), known, label=name, color=color, marker="o", markersize=3.2)
+        axes.set_xticks(range(len(stages)), _shortened(stages), rotation=0 if len(stages) <= 4 else 40, ha="center")
+        axes.set(ylim=(-0.03, 1.05), ylabel=label)
+        axes.set_title(title)
+        axes.legend(loc="best")
+
+    return _figure(draw, (7.6, 2.9), title)
+
+
 def scatter(targets: Sequence[float], predicted: Sequence[float], *, title: str) -> Html:
     """Predicted numbers against targets, with the diagonal on which both agree."""
 

@@ -75,7 +75,13 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-_NEEDED = {"train": ("step", "loss"), "evaluate": ("step", "split", "metrics"), "end": ("step",), "probe": ("metrics",)}
+_NEEDED = {
+    "train": ("step", "loss"),
+    "evaluate": ("step", "split", "metrics"),
+    "end": ("step",),
+    "probe": ("metrics",),
+    "domains": ("domains", "examples", "distances", "features", "cka", "predicted", "entries", "warnings"),
+}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

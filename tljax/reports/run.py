@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tljax.reports import plots
+from tljax.reports.domains import domain_sections
 from tljax.reports.html import Html, bar, cards, element, facts, page, picture, section, table
 from tljax.reports.records import Run, read_run
 
@@ -29,6 +30,7 @@ def write_run_report(folder: Path) -> Path:
         cards(_key_numbers(run)),
         *_results(run),
         *_curves(run),
+        *domain_sections(run),
         *_confusion(run),
         *_examples_shown(run),
         *_stages(run),

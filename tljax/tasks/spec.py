@@ -20,6 +20,7 @@ class TaskSpec(NamedTuple):
       config: the family's frozen config.
       outputs: the shapes of the backbone's outputs for a batch of one.
       processor: the checkpoint's own (a tokenizer …), or None.
+      parts: task → what it may know of its own data, where the entries of config.data name tasks.
     """
 
     classes: tuple[str, ...] | None
@@ -31,6 +32,7 @@ class TaskSpec(NamedTuple):
     config: Any = None
     outputs: Mapping[str, Any] = {}
     processor: Any = None
+    parts: Mapping[str, "TaskSpec"] = {}
 
 
 def choose(name: str, value: str, accepted: tuple[str, ...]) -> str:

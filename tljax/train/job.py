@@ -36,6 +36,7 @@ class Job(NamedTuple):
       schedule: step → learning rate.
       digests: {"pretrained": …, "live": …}; a restore refuses other ones.
       summary: what `inspect.json` holds: the table of stages.
+      examine: state → the record of kind "domains" at the end of the run; or None.
     """
 
     config: dict[str, Any]
@@ -51,6 +52,7 @@ class Job(NamedTuple):
     digests: Mapping[str, str]
     summary: Mapping[str, Any]
     before: Callable[[int, State], State] = lambda step, state: state
+    examine: Callable[[State], dict[str, Any]] | None = None
 
 
 class Result(NamedTuple):
@@ -291,6 +293,8 @@ def _conclude(run: _Run, state: State, step: int, seconds: float) -> dict[str, d
             numbers, tables = evaluation(chosen)
             metrics[split] = numbers
             run.records.evaluation(of_step, split, numbers, tables)
+    if run.job.examine is not None:
+        run.records.write("domains", step=of_step, **run.job.examine(chosen))
     named = {"metric": best.metric, "value": best.value, "split": "validation"}
     run.records.write("end", step=step, best_step=best.step, best=named, seconds=round(seconds, 3))
     return metrics

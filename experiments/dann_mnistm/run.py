@@ -1,0 +1,36 @@
+"""MNIST → MNIST-M: source only, five methods of adaptation, trained on the target.
+
+`python -m experiments.dann_mnistm.run`
+"""
+
+import sys
+
+from configs.dann_mnistm import HELD_OUT, SOURCE, TARGET, TEST
+from experiments.study import Case, Column, Study, main
+
+HELD = {"take": "held_out"}
+SOURCE_ONLY = {"train": SOURCE, "validation": {**SOURCE, **HELD}, "test": TEST}
+LABELLED = {**TARGET, "hold_out": HELD_OUT}
+ON_TARGET = {"train": LABELLED, "validation": {**LABELLED, **HELD}, "test": TEST}
+ADVERSARY = {"ramp": 1000, "widths": (100,)}
+
+STUDY = Study(
+    name="dann_mnistm",
+    config="configs/dann_mnistm.py",
+    cases=(
+        Case("source only", {"method": {"name": "supervised"}, "data": SOURCE_ONLY}),
+        Case("DANN"),
+        Case("CDAN+E", {"method": {"name": "cdan", "entropy": True, **ADVERSARY}}),
+        Case("DAN", {"method": {"name": "dan", "stages": 2}}),
+        Case("Deep CORAL", {"method": {"name": "deep_coral", "place": "logits"}}),
+        Case("MCC", {"method": {"name": "mcc"}}),
+        Case("trained on target", {"method": {"name": "supervised"}, "data": ON_TARGET}),
+    ),
+    columns=(
+        Column("test accuracy", "test", "accuracy"),
+        Column("validation accuracy", "validation", "accuracy"),
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY))
