@@ -33,7 +33,7 @@ def test_a_config_is_built_and_traced(path, request):
     batch = next(iter(evaluation_batches(experiment, name)))
     predictions = jax.eval_shape(predictor(experiment), *placed(experiment), batch)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(predictions)} <= {batch["weight"].shape[0]}
-    if "train" in experiment.sources and experiment.config.get("optim"):
+    if set(experiment.method.streams) <= set(experiment.sources) and experiment.config.get("optim"):
         parts = training(experiment)
         batches = next(training_batches(experiment, 0))
         state, metrics = jax.eval_shape(parts.step, parts.state, parts.frozen, batches, parts.key)

@@ -13,6 +13,7 @@ from tljax.base.types import Source
 from tljax.data.processors import ImageProcessor, load_processor
 from tljax.data.streams import eval_stream, fingerprint, steps_per_epoch, train_stream
 from tljax.data.subsets import class_weights, subset
+from tljax.data.tagging import Tagging
 
 COUNT = 23
 
@@ -248,3 +249,9 @@ def test_a_processor_may_make_the_targets_from_the_whole_record():
     first, again = (next(train_stream(source, Reversal(), batch_size=4, seed=s)) for s in (3, 3))
     assert np.array_equal(first["targets"]["y"], again["targets"]["y"])
     assert np.all(first["targets"]["y"] > first["inputs"]["x"])
+
+
+@pytest.mark.parametrize("options", [{"augment": {"drop": 0.1}}, {"views": {"a": {}}}])
+def test_a_processor_without_random_changes_says_so(texts, tokens, options):
+    with pytest.raises(UserError, match=r"texts: (the inputs of this task are made by Tagging|this task makes its)"):
+        train_stream(texts, Tagging(tokens), batch_size=2, **options)

@@ -65,8 +65,9 @@ def train_stream(
       shard: (this process, processes): each gets its part of every batch. All batches then have one shape.
 
     Raises:
-      UserError: wrong numbers, augmentation of text, records that the processor cannot read; for episodes, records
-        without classes, too few classes or too few examples of one, a batch that is no multiple of an episode.
+      UserError: wrong numbers, random changes that the processor does not know, records that it cannot read; for
+        episodes, records without classes, too few classes or too few examples of one, a batch that is no multiple of
+        an episode.
     """
     import grain
 
@@ -74,8 +75,8 @@ def train_stream(
     if views and getattr(processor, "makes_targets", False):
         raise UserError(f"{source.name}: this task makes its targets from the inputs, so its examples have no views.")
     plain = processor.fixed_shape() if shards > 1 else processor
-    others = {name: plain.replace(augment=options) for name, options in sorted((views or {}).items())}
-    processor = plain if augment is None else plain.replace(augment=augment)
+    others = {name: _augmented(plain, options, source) for name, options in sorted((views or {}).items())}
+    processor = plain if augment is None else _augmented(plain, augment, source)
     read = _Read(source, processor, views=others, class_weights=class_weights, seed=seed)
     read([(0, 0)])  # the tokenizer is loaded here and not by several threads at once
     if episodes is not None:
@@ -103,6 +104,15 @@ def _shuffled_places(count: int, seed: int) -> Any:
         .repeat(max(ENDLESS // count, 1))  # Grain's own endless length does not survive every slice
         .map_with_index(_pair)
     )
+
+
+def _augmented(processor: Processor, options: Mapping[str, Any], source: Source) -> Processor:
+    if not hasattr(processor, "replace"):
+        raise UserError(
+            f"{source.name}: the inputs of this task are made by {type(processor).__name__}, which knows no random "
+            "changes. Leave out `augment` and `views`."
+        )
+    return processor.replace(augment=options)
 
 
 def eval_stream(
