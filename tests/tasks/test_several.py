@@ -219,7 +219,7 @@ MOOD = {"mood": {"pool": "mean"}}
             "config.task.tasks.warmth: config.task: classification needs data with classes",
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_mistakes_are_said(config, change, message):
     with pytest.raises(UserError, match=message):
