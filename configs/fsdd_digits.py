@@ -36,8 +36,8 @@ TOWER = dict(
     final_dropout=0.05,
 )
 """25 frames a second, half of the paper's; a twelfth of its width, and a third of its depth. The norm over time (group)
-keeps silence silent: with a norm of every frame (layer), which makes noise as loud as speech, the loss stops at 1.65 a
-character where this one falls below 1.3 in a third of the steps."""
+keeps silence silent: with a norm of every frame (layer), which makes noise as loud as speech, the loss stood at 1.65 a
+character after 2000 steps, and with this one at 1.3 after 700 (seed 0, six speakers)."""
 
 SEEN = ("george", "jackson", "lucas", "nicolas", "yweweler")
 """The speakers to train on; the sixth, theo, is new to the model."""

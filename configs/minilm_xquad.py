@@ -27,6 +27,6 @@ def get_config():
         validation=dict(source="tljax:xquad:en", split="test[70%:80%]", processor=processor),
         test=dict(source="tljax:xquad:en", split="test[80%:]", processor=processor),
     )
-    config.train = dict(batch_size=16, epochs=3)
+    config.train = dict(batch_size=16, epochs=2)
     config.mesh = dict(data=1)
     return config
