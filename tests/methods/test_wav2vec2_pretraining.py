@@ -213,6 +213,7 @@ def utterances() -> tuple[dict, np.ndarray]:
     return {"input_values": values, "attention_mask": mask}, np.ones(6, np.float32)
 
 
+@pytest.mark.long
 def test_it_learns_what_is_hidden():
     """The loss falls; and hidden frames are told by what was heard, not because the codes collapse."""
     optimizer = optax.adam(5e-3)

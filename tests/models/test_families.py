@@ -103,7 +103,9 @@ def part(tree, stages):
 
 
 def optional(family, model, inputs):
-    """What some take besides: targets with an order, or memory; decoders a cache, or several texts in a row."""
+    """What some take besides: patches to see; targets with an order, or memory; decoders a cache, or several texts."""
+    if "visible" in family.carry:
+        return ({**inputs, "visible": jnp.zeros((3, 2), jnp.int32)},)
     if "target_mapping" in family.carry:
         order = {"perm_mask": jnp.ones((3, 8, 8), jnp.int32), "target_mapping": jnp.ones((3, 2, 8), jnp.int32)}
         memory = {f"block{i}": jnp.ones((3, 4, 12)) for i in range(model.config.n_layer)}

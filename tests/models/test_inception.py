@@ -144,6 +144,7 @@ def test_equals_torch():
     assert distance(ours["logits"], logits) <= 1e-5
 
 
+@pytest.mark.long
 def test_equals_keras_at_full_depth(tmp_path):
     """In both formats; the layers of the legacy file are numbered from 5 on, as in a session with other models."""
     theirs = keras_model("InceptionV3", classifier_activation=None, classes=10)

@@ -119,6 +119,7 @@ def test_a_yolo_finds_squares(trained):
     np.testing.assert_allclose(best["box"], record["boxes"][0], atol=5)
 
 
+@pytest.mark.long
 def test_an_ssd_trains_and_predicts(data):
     small = {**TINY_SSD, "image_size": [70, 76]}
     options = config(data, family="ssd", variant=small, processor=plain((70, 76)))
