@@ -3,7 +3,7 @@
     python launch.py train --config=configs/fsdd_classification.py --workdir=runs/fsdd_classes --data_dir=DATA
 
 A speaker is left out of training by naming the others: --config.data.train.split=train_george+train_jackson+train_theo.
-Expected: an accuracy above the 0.1 of chance; it was not measured. Cost: not measured.
+Expected: a test accuracy of about 0.73 (seed 0 had 0.733; one run). Cost: 97 seconds on two free cores.
 """
 
 from ml_collections import ConfigDict
