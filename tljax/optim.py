@@ -10,6 +10,7 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -167,11 +168,13 @@ def decays(path: str, shape: tuple[int, ...]) -> bool:
 
 def make_optimizer(
     shapes: Mapping[str, Any],
+    total_steps: int,
+    rates: Mapping[str, float] | None = None,
+    since: Mapping[str, int] | None = None,
+    at: int = 0,
     *,
     learning_rate: float | None = None,
-    total_steps: int,
     name: str = "adamw",
-    rates: Mapping[str, float] | None = None,
     schedule: str = "cosine",
     warmup: float = 0.0,
     end: float = 0.0,
@@ -185,10 +188,13 @@ def make_optimizer(
 
     Args:
       shapes: {path: array or `jax.ShapeDtypeStruct`} of the live leaves; it works on such flat trees.
-      learning_rate: the highest value of the schedule; required.
       total_steps: the number of updates.
-      name: a name in `OPTIMIZERS`.
       rates: path → factor on the learning rate; 1 for paths that are not named.
+      since: path → the step at which the leaf becomes live, for paths where that is not 0. Leaves of one start form a
+        group with counts of its own: what an optimizer corrects in its first steps, it corrects in theirs.
+      at: the step from which the optimizer is used: over the leaves that are live by then.
+      learning_rate: the highest value of the schedule; required.
+      name: a name in `OPTIMIZERS`.
       schedule: see `make_schedule`, also for `warmup` and `end`.
       warmup: below 1 a fraction of the steps, else a number of steps.
       end: the last learning rate as a fraction of the highest.
@@ -207,7 +213,7 @@ def make_optimizer(
     """
     make = lookup(OPTIMIZERS, name, what="optimizer")
     own = options_of(make, 2)
-    accepted = {*own, *options_of(make_optimizer, 1)} - {"total_steps", "rates"}
+    accepted = {*own, *options_of(make_optimizer, 5)}
     faults = [
         f"config.optim.{key} is not an option of {name}. {suggest(key, accepted)}" for key in options if key not in own
     ]
@@ -227,16 +233,26 @@ def make_optimizer(
     pulled = _decayed(shapes, no_decay)
     groups, labels = {}, {}
     for path in shapes:
+        start = (since or {}).get(path, 0)
+        if start > at:
+            continue
         factor, decay = factors[path], weight_decay if pulled[path] else 0.0
-        labels[path] = f"rate={factor!r}" + (",decay" if decay else "")
+        labels[path] = f"rate={factor!r}" + (",decay" if decay else "") + (f",since={start}" if start else "")
         if labels[path] not in groups:
-            groups[labels[path]] = call(make, (_scaled(rate, factor), decay), options, where="config.optim")
+            groups[labels[path]] = call(make, (_scaled(rate, factor, start), decay), options, where="config.optim")
     update = optax.multi_transform(groups, labels)
     return (update if clip is None else optax.chain(optax.clip_by_global_norm(clip), update)), rate
 
 
-def _scaled(schedule: Schedule, factor: float) -> Schedule:
-    return lambda step: factor * schedule(step)
+def carried(new: Any, old: Any) -> Any:
+    """The optimizer state `new`, with the values of `old` wherever that has the same place: a leaf's, a group's."""
+    values = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(old)[0]}
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: values.get(jax.tree_util.keystr(path), leaf), new)
+
+
+def _scaled(schedule: Schedule, factor: float, start: int) -> Schedule:
+    """The rate of a group by the number of its own steps, which begin at step `start`."""
+    return lambda step: factor * schedule(step + start)
 
 
 def _decayed(shapes: Mapping[str, Any], no_decay: Sequence[str] | None) -> dict[str, bool]:

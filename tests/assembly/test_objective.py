@@ -10,7 +10,7 @@ from tljax.assembly.experiment import build
 from tljax.assembly.training import make_job, training_batches
 from tljax.base.errors import UserError
 from tljax.base.types import Loss, Method, Survey
-from tljax.methods.common import replace_leaves, supervised_loss, together
+from tljax.methods.common import moving_average, replace_leaves, supervised_loss, together
 
 HERE = "tests.assembly.test_objective"
 
@@ -21,10 +21,11 @@ def watcher(forward, task):
     def loss(params, state, batches, rng, step):
         source, target = batches["train"], batches["target"]
         assert "targets" in source and "targets" not in target
+        assert "views" not in source and "inputs" not in target and set(target["views"]) == {"weak", "strong"}
         inputs = [source["inputs"], target["views"]["weak"], target["views"]["strong"]]
         (known, weak, strong), state = together(forward, params, state, inputs, rng)
         teacher, _ = forward(
-            replace_leaves(params, state["method"]["teacher"]), state, target["inputs"], rng, train=False
+            replace_leaves(params, state["method"]["teacher"]), state, target["views"]["weak"], rng, train=False
         )
         gap = jnp.mean(jnp.square(strong["logits"] - jax.lax.stop_gradient(teacher["logits"])))
         seen = state["method"]["seen"].at[target["index"]].add(1)
@@ -36,9 +37,8 @@ def watcher(forward, task):
         zeros = jnp.zeros(counts["target"])
         return {"teacher": live, "seen": zeros.astype(jnp.int32), "score": zeros, "surveys": jnp.zeros((), jnp.int32)}
 
-    def after_step(state, live):
-        slow = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state["teacher"], live)
-        return {**state, "teacher": slow}
+    def after_step(state, live, step):
+        return {**state, "teacher": moving_average(state["teacher"], live, 0.9)}
 
     def read(params, state, batch):
         return {"norm": jnp.sum(jnp.abs(batch["inputs"]["pixel_values"]), axis=(1, 2, 3))}
@@ -66,7 +66,7 @@ def config(tmp_path_factory):
     entry = {
         name: {"source": f"npz:{folder / name}.npz", "processor": {"size": 8}} for name in ("source", "target", "test")
     }
-    views = {"weak": {"flip": True}, "strong": {"flip": True, "crop": 3}}
+    views = {"weak": {"flip": True}, "strong": {"flip": True, "crop": 3}, "nobody's": {}}
     return {
         "seed": 3,
         "model": {"family": "cifar_resnet", "variant": {"blocks": 1, "widths": [4, 4, 8]}},
@@ -107,6 +107,13 @@ def test_a_method_trains_on_its_streams(config):
         )
 
 
+def test_an_entry_that_is_none_is_left_out(config):
+    data = {**config["data"], "test": None}
+    assert list(build({**config, "data": data}).sources) == ["train", "target"]
+    with pytest.raises(UserError, match="names no data"):
+        build({**config, "data": dict.fromkeys(data)})
+
+
 def _alone(experiment, name):
     source, processor = experiment.sources[name], experiment.processors[name]
     return [{"inputs": processor.example(source.records[i], None)} for i in range(len(source.records))]
@@ -138,8 +145,8 @@ def test_streams_do_not_share_their_order_and_do_not_depend_on_the_start(config)
 def test_what_is_missing_is_said_before_anything_runs(config, changes, message):
     changes = dict(changes)
     train = {**config["train"], "accumulate": changes.pop("accumulate", 1)}
-    data = {name: {**entry, **(changes.get(name) or {})} for name, entry in config["data"].items()}
-    data = {name: entry for name, entry in data.items() if changes.get(name, 0) is not None}
+    change = lambda entry, more: None if more is None else {**entry, **more}  # noqa: E731
+    data = {name: change(entry, changes.get(name, {})) for name, entry in config["data"].items()}
     with pytest.raises(UserError, match=message):
         build({**config, "data": data, "train": train})
 

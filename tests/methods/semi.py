@@ -46,13 +46,12 @@ def make_batches(*views: str, seed: int = 0, rows: int = 8, padding: int = 2, co
     draw = np.random.default_rng(seed)
     x = lambda n: {"x": draw.normal(size=(n, 5)).astype(np.float32)}  # noqa: E731
     real = rows - padding
+    inputs = x(rows)
     unlabelled = {
-        "inputs": x(rows),
         "weight": np.array([1.0] * real + [0.0] * padding, np.float32),
         "index": np.array([*draw.permutation(count)[:real], *[-1] * padding], np.int32),
     }
-    if views:
-        unlabelled["views"] = {name: x(rows) for name in views}
+    unlabelled |= {"views": {name: x(rows) for name in views}} if views else {"inputs": inputs}
     train = {
         "inputs": x(4),
         "targets": np.array([0, 1, 2, 1], np.int32),
@@ -62,10 +61,10 @@ def make_batches(*views: str, seed: int = 0, rows: int = 8, padding: int = 2, co
     return {"train": train, "unlabelled": unlabelled}
 
 
-def run(method, batches, *, params=None, state=None, step=0):
+def run(method, batches, *, params=None, state=None, step=0, stats=None):
     """(losses divided by their weights, gradient of their sum, state, metrics), in one compiled call."""
     params = random_params() if params is None else params
-    state = {"passes": 0, "method": {} if state is None else state}
+    state = {"passes": 0, "batch_stats": stats or {}, "method": {} if state is None else state}
 
     def total(params, batches, state, step):
         found, state, metrics = method.loss(params, state, batches, KEY, step)
@@ -96,7 +95,7 @@ def spoil_padding(batches: dict) -> dict:
     """The same batches with other numbers in the rows of weight 0."""
     spoilt = jax.tree.map(np.copy, batches)
     for batch in spoilt.values():
-        for inputs in (batch["inputs"], *batch.get("views", {}).values()):
+        for inputs in batch["views"].values() if "views" in batch else [batch["inputs"]]:
             inputs["x"][batch["weight"] == 0] = 7.0
     return spoilt
 

@@ -32,7 +32,7 @@ def total(params, state, batch):
     return losses["prediction"].sum / losses["prediction"].weight, (state, metrics)
 
 
-COMPILED = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True, allow_int=True))
+COMPILED = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
 
 
 def torch_network(leaves: dict, x: torch.Tensor) -> torch.Tensor:
@@ -74,12 +74,23 @@ def test_the_target_is_a_moving_average_whose_decay_grows_to_one():
     decays = [0.9, 1 - 0.1 * (np.cos(np.pi / 10) + 1) / 2]
     target = dict(method["target"])
     renew = jax.jit(METHOD.after_step)
-    for decay in decays:
-        method = renew(method, live)
+    for step, decay in enumerate(decays, start=1):
+        method = renew(method, live, step)
         target = {path: decay * leaf + (1 - decay) * live[path] for path, leaf in target.items()}
     for path, leaf in target.items():
         np.testing.assert_allclose(method["target"][path], leaf, rtol=1e-6, atol=1e-7)
-    assert method["step"] == 2 and decay_at(10, 0.9, 10) == decay_at(50, 0.9, 10) == 1 and decay_at(5, 0.9, None) == 0.9
+    assert decay_at(10, 0.9, 10) == decay_at(50, 0.9, 10) == 1 and decay_at(5, 0.9, None) == 0.9
+
+
+def test_the_target_has_only_leaves_of_its_own_and_only_live_ones_move():
+    state, params = state_and_params()
+    live, target = flatten(params), state["method"]["target"]
+    partly = {path: leaf for path, leaf in live.items() if not path.startswith("backbone/")}
+    renewed = jax.jit(METHOD.after_step)(state["method"], partly, 1)["target"]
+    assert renewed.keys() == target.keys() == {p for p in live if not p.startswith("method/predictor/")}
+    for path, leaf in renewed.items():
+        wanted = target[path] if path.startswith("backbone/") else 0.9 * target[path] + 0.1 * live[path]
+        np.testing.assert_allclose(leaf, wanted, rtol=1e-6, atol=1e-7, err_msg=path)
 
 
 def test_padding_changes_no_statistic():

@@ -1,6 +1,7 @@
 """FixMatch: equals torch in value and gradient; what is not confident, not real or not weighted has no part."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_value_and_gradient_equal_torch(options):
     method = fixmatch(forward, TASK, **options)
     assert method.streams == KINDS and method.views == {"unlabelled": ("weak", "strong")}
     values, gradient, state, metrics = run(method, BATCHES)
-    assert state["passes"] == 1, "one forward pass for all three"
+    assert state["passes"] == 1, "the weak view's own pass leaves no trace in the state"
     params = torch_params(random_params())
     part, share = torch_part(params, BATCHES["unlabelled"], options.get("threshold", 0.95), options.get("temperature"))
     assert 0 < share < 1, "some of the examples count, and some do not"
@@ -60,6 +61,20 @@ def test_value_and_gradient_equal_torch(options):
     np.testing.assert_allclose(values["unlabelled"], part.item(), rtol=1e-5)
     np.testing.assert_allclose(metrics["above_threshold"], share.item(), rtol=1e-6)
     check_gradient(gradient, params, known + part)
+
+
+def test_one_pass_is_for_models_whose_rows_see_each_other():
+    seen = []
+
+    def watched(params, state, inputs, rng, **options):
+        seen.append(len(inputs["x"]))
+        return forward(params, state, inputs, rng, **options)
+
+    method = fixmatch(watched, TASK, threshold=0.6)
+    apart, joined = (run(method, BATCHES, stats=stats) for stats in (None, {"norm": jnp.zeros(3)}))
+    assert seen == [8, 12, 20], "8 unlabelled rows alone, with the 4 labelled ones, all together"
+    for first, second in zip(apart[:2], joined[:2], strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), first, second)
 
 
 def test_without_weight_or_confidence_the_gradient_is_the_supervised_one():

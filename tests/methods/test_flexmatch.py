@@ -63,7 +63,7 @@ def test_value_gradient_and_memory_equal_torch():
     _, state = method.init(KEY, SHAPES)
     state = method.start(state, {}, {"unlabelled": COUNT})
     selected = np.array([0] * 6 + [1] * 3 + [2] * 1 + [-1] * 10, np.int32)
-    state = method.after_step({**state, "selected": jnp.asarray(selected)}, {})
+    state = method.after_step({**state, "selected": jnp.asarray(selected)}, {}, 1)
     values, gradient, after, metrics = run(method, BATCHES, state=state)
     params, batch = torch_params(random_params()), BATCHES["unlabelled"]
     thresholds = 0.9 * torch.tensor([1.0, 0.5 / 1.5, (1 / 6) / (2 - 1 / 6)])

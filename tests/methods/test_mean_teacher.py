@@ -1,7 +1,6 @@
 """Mean teacher: equals torch in value and gradient; the teacher is the moving average and has no gradient."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -57,8 +56,7 @@ def torch_part(params, batch, distance):
 def test_value_and_gradient_equal_torch(options, step, scale):
     method = mean_teacher(forward, TASK, **options)
     assert method.streams == KINDS and method.views == {"unlabelled": ("student", "teacher")}
-    state = {"teacher": SLOW, "steps": jnp.int32(step)}
-    values, gradient, after, metrics = run(method, BATCHES, state=state, step=step)
+    values, gradient, after, metrics = run(method, BATCHES, state={"teacher": SLOW}, step=step)
     assert after["passes"] == 1, "the teacher's pass leaves no trace in the state"
     params = torch_params(random_params())
     part, same = torch_part(params, BATCHES["unlabelled"], options.get("distance", "squared"))
@@ -76,7 +74,7 @@ def test_the_teacher_gets_no_gradient():
     @jax.jit
     @jax.grad
     def through(teacher):
-        state = {"passes": 0, "method": {"teacher": teacher, "steps": 0}}
+        state = {"passes": 0, "method": {"teacher": teacher}}
         found, _, _ = method.loss(random_params(), state, BATCHES, jax.random.key(0), 0)
         return found["consistency"].sum
 
@@ -84,8 +82,8 @@ def test_the_teacher_gets_no_gradient():
 
 
 def test_padding_has_no_part():
-    state = {"teacher": SLOW, "steps": jnp.int32(0)}
-    found = [run(mean_teacher(forward, TASK), b, state=state) for b in (BATCHES, spoil_padding(BATCHES))]
+    method, state = mean_teacher(forward, TASK), {"teacher": SLOW}
+    found = [run(method, batches, state=state) for batches in (BATCHES, spoil_padding(BATCHES))]
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
@@ -93,13 +91,23 @@ def test_the_teacher_is_the_mean_at_first_and_the_moving_average_then():
     method = mean_teacher(forward, TASK, decay=0.75)
     weights = [np.float32(x) for x in (4.0, 8.0, 0.0, 2.0, -6.0, 1.0)]
     state, seen = method.start({}, {"w": weights[0]}, {}), []
-    for live in weights[1:]:
-        state = method.after_step(state, {"w": live})
+    for step, live in enumerate(weights[1:], start=1):
+        state = method.after_step(state, {"w": live}, step)
         seen.append(float(state["teacher"]["w"]))
     wanted = [np.mean(weights[:2]), np.mean(weights[:3]), np.mean(weights[:4])]
     for live in weights[4:]:
         wanted.append(0.75 * wanted[-1] + 0.25 * live)
     np.testing.assert_allclose(seen, wanted, rtol=1e-6)
+
+
+def test_a_leaf_that_becomes_live_later_is_averaged_from_then_on():
+    method = mean_teacher(forward, TASK, decay=0.75)
+    state = method.start({}, {"early": np.float32(4), "late": np.float32(8)}, {})
+    state = method.after_step(state, {"early": np.float32(2)}, 1)
+    assert state == {"teacher": {"early": 3, "late": 8}}
+    state = method.after_step(state, {"early": np.float32(0), "late": np.float32(2)}, 2)
+    # Until then the leaf was what it was at the start, so this too is the mean of three steps.
+    np.testing.assert_allclose([state["teacher"][path] for path in ("early", "late")], [2, 6], rtol=1e-6)
 
 
 def test_a_run_in_half_precision_keeps_a_float32_teacher_of_the_live_leaves(tmp_path):

@@ -9,11 +9,14 @@ from tljax.strategies import TABLE
 from tljax.strategies.compose import compose
 from tljax.strategies.fine_tune import fine_tune
 from tljax.strategies.freeze import freeze
+from tljax.strategies.gradual_unfreezing import gradual_unfreezing
 from tljax.strategies.last_k import last_k
 from tljax.strategies.layer_decay import layer_decay
 from tljax.strategies.linear_probe import linear_probe
+from tljax.strategies.lp_ft import lp_ft
 from tljax.strategies.scratch import scratch
 
+LENGTHS = {"steps": 1, "epochs": 12.5, "run": 100}
 STAGES = ("embed", "block0", "block1", "block10", "pool", "norm")
 PATHS = (
     "backbone/embed/table",
@@ -153,10 +156,57 @@ def test_plans_compose():
 
 
 def test_what_is_live_may_change_with_the_step():
-    late = Plan(live=lambda step: frozenset(PATHS) if step > 3 else frozenset(WINGS))
-    plan = compose({"late": late, "freeze": freeze(STAGES, PATHS, rules=["embed"])}, PATHS)
-    assert plan.live(0) == WINGS
+    late = Plan(live=lambda step: frozenset(PATHS) if step > 3 else frozenset(WINGS), changes=(4,))
+    plan = compose({"late": late, "freeze": freeze(STAGES, PATHS, rules=["embed"])}, PATHS, LENGTHS)
+    assert plan.changes == (4,)
+    assert plan.live(3) == WINGS
     assert plan.live(4) == set(PATHS) - of("embed")
+    at_once = compose({"late": late}, PATHS)
+    assert at_once.live(0) == set(PATHS) and at_once.changes == ()
+
+
+def test_what_was_live_is_not_frozen_again():
+    early = Plan(live=lambda step: frozenset(WINGS) if step > 3 else frozenset(PATHS), changes=(4,))
+    with pytest.raises(UserError, match=r"early freezes \d+ leaves at step 4 .* must stay live"):
+        compose({"early": early}, PATHS, LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("options", "step"), [({}, 50), ({"probe": 1, "unit": "epochs"}, 13), ({"probe": 7, "unit": "steps"}, 7)]
+)
+def test_the_head_trains_first_and_then_everything(options, step):
+    plan = compose({"lp_ft": lp_ft(STAGES, PATHS, **options)}, PATHS, LENGTHS)
+    assert plan.changes == (step,)
+    assert plan.live(0) == plan.live(step - 1) == WINGS
+    assert plan.live(step) == plan.live(99) == set(PATHS)
+
+
+def test_stages_join_from_the_top():
+    plan = compose({"gradual_unfreezing": gradual_unfreezing(STAGES, PATHS, every=10, unit="steps")}, PATHS, LENGTHS)
+    assert plan.live(9) == WINGS
+    assert plan.live(10) == WINGS | of("norm")
+    assert plan.live(20) == WINGS | of("norm", "block10")
+    assert plan.live(plan.changes[-1]) == set(PATHS)
+    assert plan.live(plan.changes[-1] - 1) == set(PATHS) - of("embed")
+    first = gradual_unfreezing(STAGES, PATHS, first=2)
+    assert first.live(0) == WINGS | of("norm", "block10") and first.changes[0] == 1 and first.unit == "epochs"
+    with_frozen = compose({"g": first, "freeze": freeze(STAGES, PATHS, rules=["embed"])}, PATHS, LENGTHS)
+    assert len(with_frozen.changes) == len(first.changes) - 1, "the last phase would be the one before"
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (lp_ft, {"unit": "epoch"}, "Did you mean 'epochs'"),
+        (lp_ft, {"probe": 0}, "probe is 0; it must be a number above 0"),
+        (gradual_unfreezing, {"every": "often"}, "every is 'often'"),
+        (gradual_unfreezing, {"first": 9}, "first is 9; it must be a whole number from 0 to"),
+    ],
+    ids=str,
+)
+def test_times_that_make_no_sense_are_refused(make, options, message):
+    with pytest.raises(UserError, match=message):
+        make(STAGES, PATHS, **options)
 
 
 def test_no_strategy_trains_everything():

@@ -101,6 +101,21 @@ def test_accumulated_parts_give_the_gradient_of_the_whole(accumulate):
     np.testing.assert_allclose(more["loss"], metrics["loss"], rtol=1e-5)
 
 
+def test_a_method_sees_the_new_masters_and_the_number_of_steps_done_after_each_update():
+    def after_step(state, live, step):
+        return {"seen": state["seen"].at[step - 1].set(step * live["head/out/bias"])}
+
+    live, frozen = split(_params(), frozenset({"head/out/bias"}), jnp.float32)
+    optimizer = optax.sgd(0.1)
+    state = first_state(live, optimizer, batch_stats={}, method={"seen": jnp.zeros((2, 3))})
+    method = _method()._replace(after_step=after_step)
+    step, masters = jax.jit(make_step(method, optimizer, compute_dtype=jnp.float32)), []
+    for _ in range(2):
+        state, _ = step(state, frozen, {"train": _batch()}, KEY)
+        masters.append(state.live["head/out/bias"])
+    np.testing.assert_array_equal(state.method["seen"], [masters[0], 2 * masters[1]])
+
+
 def test_combine_receives_one_gradient_for_each_loss():
     only_task, _, _ = _run(ALL, combine=lambda grads, key: (grads["task"], {}))
     summed, _, _ = _run(ALL, combine=lambda grads, key: (jax.tree.map(jnp.add, grads["task"], grads["size"]), {}))

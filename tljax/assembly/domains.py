@@ -15,7 +15,7 @@ from tljax.assembly.experiment import Experiment
 from tljax.assembly.running import evaluation_size
 from tljax.data.streams import eval_stream
 from tljax.data.subsets import subset
-from tljax.models.forward import forward
+from tljax.models.forward import forward, recorded_stages
 from tljax.models.heads import pool
 from tljax.sharding import batch_sharding
 from tljax.train.evaluate import collect
@@ -62,7 +62,7 @@ def examiner(experiment: Experiment, frozen: Mapping[str, Any]) -> Callable[[Sta
             read = partial(run, {"params": params, "batch_stats": now.batch_stats})
             for name in names:
                 found[name][when] = _read(experiment, name, read)
-        order = experiment.model.backbone.recorded_stages
+        order = recorded_stages(experiment.model)
         record = record_of(found, pair, labelled, experiment.classes or (), order)
         return {**record, "warnings": warnings_of(record), "seconds": round(time.monotonic() - began, 3)}
 
@@ -80,12 +80,13 @@ def _first(experiment: Experiment, state: State) -> State:
 def _reader(experiment: Experiment) -> Callable[[Any, Any], dict[str, Any]]:
     """(variables, batch) → `feature` (B, D), `stages` (name → (B, D)) and, for classes, `label` (B,)."""
     model, task = experiment.model, experiment.task
+    stages = recorded_stages(model)
 
     @jax.jit
     def read(variables, batch):
         outputs, _ = forward(model, variables, task.inputs(batch), hidden_states=True)
         label = task.predict(outputs).get("label") if task.main[0] == "accuracy" else None
-        features = {"feature": task.feature(outputs), "stages": stage_features(outputs, model.backbone.recorded_stages)}
+        features = {"feature": task.feature(outputs), "stages": stage_features(outputs, stages)}
         features = jax.tree.map(lambda x: x.astype(jnp.float32), features)
         return features if label is None else {**features, "label": label}
 

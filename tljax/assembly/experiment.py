@@ -7,7 +7,7 @@ has its own key, so that one choice does not move another's random numbers.
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -56,7 +56,8 @@ class Experiment(NamedTuple):
       entries: entry name → `Entry`.
       sources: entry name → `Source`, as the task prepares it.
       task: `Task`.
-      method: `Method`.
+      method: `Method`, as it is at the start.
+      make_method: (model, stages in training mode) → `Method`.
       method_state: its first state.
       plan: the composed strategies.
       stages: the stages that run, in depth order.
@@ -76,6 +77,7 @@ class Experiment(NamedTuple):
     sources: dict[str, Source]
     task: Task
     method: Method
+    make_method: Callable[[Model, tuple[str, ...]], Method]
     method_state: Any
     plan: Plan
     stages: tuple[str, ...]
@@ -91,6 +93,10 @@ class Experiment(NamedTuple):
         """The task of the data entry `name`."""
         return task_of(self.task, self.entries[name])
 
+    def method_at(self, step: int) -> Method:
+        """The method as it is at `step`: the stages that are live by then run in training mode."""
+        return self.make_method(self.model, training_stages(self.plan, step, self.stages, self.variables))
+
     @property
     def reading(self) -> Reading:
         """How many examples a step reads of each stream of the method, and what an epoch is."""
@@ -101,9 +107,7 @@ class Experiment(NamedTuple):
                 f"config.data has no {named}, which the method {method.get('name', 'supervised')} reads, so there is "
                 "nothing to train on."
             )
-        counts = {name: len(self.sources[name].records) for name in self.method.streams}
-        unit = _ways(self.mesh) * self.settings.accumulate
-        return reading_of(self.method, self.settings, self.entries, counts, unit=unit)
+        return _reading(self.method, self.settings, self.mesh, self.entries, self.sources)
 
 
 def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experiment:
@@ -144,12 +148,12 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
 
     method_section, teacher = teacher_of(config.get("method"))
 
-    def method_with(train_stages: tuple[str, ...]) -> Method:
+    def make_method(model: Model, train_stages: tuple[str, ...]) -> Method:
         given = (make_forward(model, train_stages), task)
         return _named(methods.TABLE, method_section, "supervised", "method", given)
 
     # Which stages train follows from the paths, and some paths are the method's own: so it is made twice.
-    method = method_with(())
+    method = make_method(model, ())
     check_streams(method, method_section, entries)
     check_head(method, method_section, fresh_head)
     shapes = with_feature_shape(task, output_shapes(model, hidden_states=True))
@@ -157,8 +161,11 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     if wing:
         variables["params"]["method"] = wing
 
-    paths = used_paths(variables, stop)
-    plan = _plan(config.get("strategy") or {"fine_tune": {}}, stages, paths)
+    sources = {name: source for name, (source, _) in prepared.items()}
+    lengths = None
+    if all(name in sources for name in method.streams):
+        lengths = _reading(method, settings, mesh, entries, sources).lengths(settings)
+    plan = _plan(config.get("strategy") or {"fine_tune": {}}, stages, used_paths(variables, stop), lengths)
     variables = _reset(model, variables, plan, jax.random.fold_in(key, 3))
     if teacher is not None:  # after the strategies: no strategy moves it
         variables["params"]["teacher"] = teacher
@@ -172,15 +179,27 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
         readers=readers,
         processors={name: processor for name, (_, processor) in prepared.items()},
         entries=entries,
-        sources={name: source for name, (source, _) in prepared.items()},
+        sources=sources,
         task=task,
-        method=method_with(_training_stages(plan, stages, variables)),
+        method=make_method(model, training_stages(plan, 0, stages, variables)),
+        make_method=make_method,
         method_state=method_state,
         plan=plan,
         stages=stages,
         fresh_head=fresh_head,
         notes=notes,
     )
+
+
+def _reading(
+    method: Method,
+    settings: Settings,
+    mesh: Any,
+    entries: Mapping[str, Entry],
+    sources: Mapping[str, Source],
+) -> Reading:
+    counts = {name: len(sources[name].records) for name in method.streams}
+    return reading_of(method, settings, entries, counts, unit=_ways(mesh) * settings.accumulate)
 
 
 def _ways(mesh: Any) -> int:
@@ -213,7 +232,8 @@ def _check_batches(settings: Settings, mesh: Any, entries: Mapping[str, Entry]) 
 
 
 def _entries(section: Mapping[str, Any]) -> dict[str, Entry]:
-    entries = {name: call(Entry, (), options, where=f"config.data.{name}") for name, options in section.items()}
+    given = {name: options for name, options in section.items() if options is not None}
+    entries = {name: call(Entry, (), options, where=f"config.data.{name}") for name, options in given.items()}
     raise_faults("The entries of config.data overlap:", _overlaps(entries))
     return entries
 
@@ -367,12 +387,17 @@ def used_paths(variables: Mapping[str, Any], stop: str | None) -> tuple[str, ...
     return tuple(path for path in flatten(variables["params"]) if stop is None or not path.startswith(unused))
 
 
-def _plan(section: Mapping[str, Any], stages: tuple[str, ...], paths: tuple[str, ...]) -> Plan:
+def _plan(
+    section: Mapping[str, Any],
+    stages: tuple[str, ...],
+    paths: tuple[str, ...],
+    lengths: Mapping[str, float] | None,
+) -> Plan:
     plans = {}
     for name, options in section.items():
         strategy = lookup(strategies.TABLE, name, what="strategy")
         plans[name] = call(strategy, (stages, paths), options or {}, where=f"config.strategy.{name}")
-    return compose(plans, paths)
+    return compose(plans, paths, lengths)
 
 
 def _reset(model: Model, variables: dict[str, Any], plan: Plan, key: jax.Array) -> dict[str, Any]:
@@ -394,9 +419,9 @@ def _reset(model: Model, variables: dict[str, Any], plan: Plan, key: jax.Array) 
     return {**variables, "params": unflatten(params), "batch_stats": unflatten(stats)}
 
 
-def _training_stages(plan: Plan, stages: tuple[str, ...], variables: Mapping[str, Any]) -> tuple[str, ...]:
+def training_stages(plan: Plan, step: int, stages: tuple[str, ...], variables: Mapping[str, Any]) -> tuple[str, ...]:
     """The stages that run in training mode: those with a live leaf, unless the plan says otherwise of statistics."""
-    live = plan.live(0)
+    live = plan.live(step)
     with_stats = {s for s in stages if any(p.startswith(f"backbone/{s}/") for p in flatten(variables["batch_stats"]))}
     training = [s for s in stages if any(p.startswith(f"backbone/{s}/") for p in live)]
     if plan.batch_stats == "frozen":

@@ -27,6 +27,11 @@ class Reading(NamedTuple):
         """`settings`, counting epochs by what a step reads."""
         return settings._replace(batch_size=self.examples)
 
+    def lengths(self, settings: Settings) -> dict[str, float]:
+        """Unit of time of a plan → the steps that it has."""
+        steps = self.timed(settings).total_steps(self.records)
+        return {"steps": 1, "epochs": self.records / self.examples, "run": steps}
+
 
 def reading_of(
     method: Method, settings: Settings, entries: Mapping[str, Entry], counts: Mapping[str, int], *, unit: int

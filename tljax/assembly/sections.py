@@ -23,7 +23,8 @@ class Entry(NamedTuple):
       seed: of the choices above; None is config.seed.
       processor: options laid over the checkpoint's own processor (`max_length`, `size`, `pair` …).
       augment: random changes of training images (`flip`, `crop` …).
-      views: name → such changes, for methods that compare random views of an example (`weak` and `strong` …).
+      views: name → such changes, for methods that compare random views of an example (`weak` and `strong` …). Only
+        those that the method names are made, and where it names some, `augment` is not read.
       task: which of the tasks of config.task (name='several') it belongs to.
       batch_size: of a stream that a method reads; None is config.train.batch_size, or the stream's share of it where
         the method mixes its streams.

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax import optim
 from tljax.assembly.domains import examiner
 from tljax.assembly.experiment import Experiment, used_paths
+from tljax.assembly.phases import Phase, enter, make_phases, masters, phase_at, split_leaves
 from tljax.assembly.running import evaluation_batches, predictor
 from tljax.assembly.summary import optimizer_bytes, stage_table
 from tljax.base.errors import UserError, raise_faults
@@ -24,27 +24,18 @@ from tljax.checkpoints.run import RunCheckpoints
 from tljax.data.episodes import Episodes
 from tljax.data.streams import train_stream
 from tljax.data.subsets import class_weights
-from tljax.models import get_family
-from tljax.sharding import batch_sharding, replicated, shardings
+from tljax.sharding import batch_sharding, replicated
 from tljax.train.evaluate import collect, measure
-from tljax.train.job import Job, load_trained
+from tljax.train.job import Job, load_trained, shapes_of
 from tljax.train.loop import to_device
-from tljax.train.state import State, first_state, merge, split
-from tljax.train.step import make_step
-
-
-def split_leaves(experiment: Experiment) -> tuple[dict, dict, frozenset]:
-    """(live masters, frozen leaves, live paths) of the leaves that run, not yet placed."""
-    live_paths = experiment.plan.live(0)
-    used = set(used_paths(experiment.variables, experiment.model.stop))
-    params = {p: leaf for p, leaf in flatten(experiment.variables["params"]).items() if p in used}
-    return *split(unflatten(params), live_paths, jnp.dtype(experiment.settings.compute_dtype)), live_paths
+from tljax.train.state import State, merge
 
 
 class Training(NamedTuple):
     """The step of an experiment and its arguments, placed on the mesh.
 
     Attributes:
+      phases: of the run; the first one's step and frozen leaves stand here too.
       step: (state, frozen, batches, key) → (state, metrics), jitted, `state` donated.
       state: before the first step.
       frozen: flat dict of frozen leaves.
@@ -53,6 +44,7 @@ class Training(NamedTuple):
       steps: in all.
     """
 
+    phases: tuple[Phase, ...]
     step: Callable
     state: State
     frozen: dict[str, Any]
@@ -63,46 +55,13 @@ class Training(NamedTuple):
 
 def training(experiment: Experiment) -> Training:
     """Everything that a step needs, created on the mesh; compiles nothing yet."""
-    settings, mesh, reading = experiment.settings, experiment.mesh, experiment.reading
-    steps = reading.timed(settings).total_steps(reading.records)
-    live, frozen, _ = split_leaves(experiment)
-    rules = (*get_family(experiment.model.family).sharding, (r"(head|method|teacher)/.*", ()))
-    live, frozen = (
-        jax.device_put(leaves, shardings(rules, {p: x.shape for p, x in leaves.items()}, mesh, strict=False))
-        for leaves in (live, frozen)
-    )
-    shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in live.items()}
-    optimizer, schedule = call(
-        optim.make_optimizer,
-        (shapes,),
-        {"rates": dict(experiment.plan.rates), "total_steps": steps, **experiment.config.get("optim", {})},
-        where="config.optim",
-    )
-    counts = {name: len(experiment.sources[name].records) for name in experiment.method.streams}
-    method_state = experiment.method.start(experiment.method_state, live, counts)
-    # A step donates its state, and a donated buffer has one owner: a teacher's copy must be one.
-    method_state = jax.tree.map(lambda x: jnp.array(x, copy=True), method_state)
-    state = first_state(live, optimizer, batch_stats=experiment.variables["batch_stats"], method=method_state)
-    state = jax.tree.map(lambda x: _on_mesh(x, mesh), state)
-    step = make_step(
-        experiment.method,
-        optimizer,
-        compute_dtype=jnp.dtype(settings.compute_dtype),
-        accumulate=settings.accumulate,
-    )
-    placement = jax.tree.map(lambda x: x.sharding, state)
-    step = jax.jit(step, donate_argnums=0, out_shardings=(placement, None))
+    reading = experiment.reading
+    steps = reading.timed(experiment.settings).total_steps(reading.records)
+    phases, state, schedule = make_phases(experiment, steps)
     # rbg keys make dropout masks several times faster than threefry on CPU and TPU, and are as reproducible on the
     # same devices.
-    key = jax.device_put(jax.random.key(experiment.seed, impl="rbg"), replicated(mesh))
-    return Training(step, state, frozen, key, schedule, steps)
-
-
-def _on_mesh(leaf: Any, mesh: Any) -> jax.Array:
-    sharding = getattr(leaf, "sharding", None)
-    if isinstance(sharding, jax.sharding.NamedSharding) and sharding.mesh == mesh:
-        return leaf
-    return jax.device_put(leaf, replicated(mesh))
+    key = jax.device_put(jax.random.key(experiment.seed, impl="rbg"), replicated(experiment.mesh))
+    return Training(phases, phases[0].step, state, phases[0].frozen, key, schedule, steps)
 
 
 def make_job(experiment: Experiment) -> Job:
@@ -117,8 +76,16 @@ def make_job(experiment: Experiment) -> Job:
     }
     dtype = jnp.dtype(settings.compute_dtype)
 
+    by_live = {phase.live: phase for phase in parts.phases}
+    starts = {phase.start: phase for phase in parts.phases[1:]}
+    survey = surveyor(experiment, parts)
+
     def step(state, batches):
-        return parts.step(state, parts.frozen, batches, parts.key)
+        phase = by_live[frozenset(state.live)]
+        return phase.step(state, phase.frozen, batches, parts.key)
+
+    def before(done: int, state: State) -> State:
+        return survey(done, enter(starts[done], state, experiment) if done in starts else state)
 
     def batches(start: int):
         return to_device(training_batches(experiment, start), sharding)
@@ -149,9 +116,20 @@ def make_job(experiment: Experiment) -> Job:
         schedule=parts.schedule,
         digests=digests(experiment),
         summary=stage_table(experiment, parts.state.live, parts.frozen, optimizer_bytes(parts.state)),
-        before=surveyor(experiment, parts),
+        before=before,
+        shapes=lambda done: phase_at(parts.phases, done).shapes,
+        events=events(experiment, parts.phases),
         examine=examiner(experiment, parts.frozen),
     )
+
+
+def events(experiment: Experiment, phases: Sequence[Phase]) -> dict[int, str]:
+    """Step → what begins there, in a line."""
+    found = {}
+    for phase in phases[1:]:
+        live = [s for s in experiment.stages if any(path.startswith(f"backbone/{s}/") for path in phase.live)]
+        found[phase.start] = f"from here on {len(phase.live)} leaves train, in the head and in {', '.join(live)}"
+    return found
 
 
 def surveyor(experiment: Experiment, parts: Training) -> Callable[[int, State], State]:
@@ -213,7 +191,7 @@ def _stream(experiment: Experiment, name: str, start: int, size: int) -> Iterato
         start=start,
         workers=entry.workers,
         augment=entry.augment,
-        views=entry.views,
+        views={view: entry.views[view] for view in experiment.method.views.get(name, ())},
         class_weights=class_weights(source) if entry.class_weights else None,
         episodes=_episodes(experiment, name),
     )
@@ -249,9 +227,13 @@ def stream_seed(seed: int, name: str) -> int:
 
 def digests(experiment: Experiment) -> dict[str, str]:
     """Digests of the pretrained tree (live leaves as they start) and of the live set."""
-    flat = flatten(experiment.variables["params"])
-    live = sorted(experiment.plan.live(0))
-    named = {path: np.frombuffer(f"{path}{flat[path].shape}".encode(), np.uint8) for path in live}
+    # What is carried was computed from the other leaves.
+    flat = {p: leaf for p, leaf in flatten(experiment.variables["params"]).items() if not p.startswith("carried/")}
+    plan, named = experiment.plan, {}
+    for start in (0, *plan.changes):
+        since = f" from step {start}" if start else ""
+        for path in sorted(plan.live(start) - named.keys()):
+            named[path] = np.frombuffer(f"{path}{flat[path].shape}{since}".encode(), np.uint8)
     stored = {**flat, **flatten(experiment.variables["batch_stats"])}
     return {"pretrained": tree_digest(stored), "live": tree_digest(named)}
 
@@ -263,9 +245,14 @@ def trained_variables(
 
     Leaves that training did not touch keep their stored bytes.
     """
-    live, _, _ = split_leaves(experiment)
-    wanted = {"live": live, "batch_stats": experiment.variables["batch_stats"]}
-    wanted = jax.tree.map(lambda x: _on_mesh(x, experiment.mesh), wanted)
+    stats = jax.device_put(experiment.variables["batch_stats"], replicated(experiment.mesh))
+
+    def wanted(step: int) -> dict[str, Any]:
+        # A checkpoint holds what was live in its last step.
+        live = experiment.plan.live(max(step - 1, 0)) & leaf_paths
+        return shapes_of({"live": masters(experiment, live), "batch_stats": stats})
+
+    leaf_paths = frozenset(used_paths(experiment.variables, experiment.model.stop))
     found = load_trained(workdir, wanted, digests(experiment), say=say)
     if found is None:
         return None
@@ -292,7 +279,7 @@ def save_probe(experiment: Experiment, weights: Mapping[str, Any], workdir: Path
 
 def summary(experiment: Experiment) -> dict[str, Any]:
     """The table of stages without an optimizer: what is live in a probe."""
-    live, frozen, _ = split_leaves(experiment)
+    live, frozen = split_leaves(experiment)
     return stage_table(experiment, live, frozen, {})
 
 
@@ -311,10 +298,12 @@ def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
         batches = jax.device_put(next(training_batches(experiment, 0)), sharding)
         step = parts.step.lower(parts.state, frozen, batches, parts.key).compile()
         batch = batches.get("train") or next(iter(batches.values()))
+        batch = batch if "inputs" in batch else {**batch, "inputs": next(iter(batch["views"].values()))}
         found["flops"]["step"] = step.cost_analysis()["flops"]
         table = stage_table(experiment, live, frozen, optimizer_bytes(parts.state))
+        found["events"] = events(experiment, parts.phases)
     else:
-        live, frozen, _ = split_leaves(experiment)
+        live, frozen = split_leaves(experiment)
         stats = experiment.variables["batch_stats"]
         batch = jax.device_put(next(evaluation_batches(experiment, next(iter(experiment.sources)))), sharding)
         table = stage_table(experiment, live if trains else {}, frozen if trains else {**frozen, **live}, {})

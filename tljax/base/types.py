@@ -118,6 +118,9 @@ class Model(NamedTuple):
       source: the checkpoint's config.json verbatim, as text; "{}" where there was none. Its entry `weights_format`
         names the spelling of the weights where that is not the family's first.
       stop: the first stage that does not run (a pooler that nobody reads); None runs all.
+      start: the first stage that runs: the inputs are then what the stage before it returned, the carry. "head" runs
+        the head alone, on the outputs of the backbone. None runs all, from the family's own inputs. What the carry has
+        that is the same for all examples stands in the wing `carried` of the parameters.
     """
 
     family: str
@@ -126,6 +129,7 @@ class Model(NamedTuple):
     head: Any = None
     source: str = "{}"
     stop: str | None = None
+    start: str | None = None
 
 
 class Pretrained(NamedTuple):
@@ -248,15 +252,22 @@ class Method(NamedTuple):
         `forward` for a batch of one, with its hidden states, and `feature` (1, D) of `task.feature`. Raises
         `UserError` for a task or model that the method cannot serve.
       start: (state, live, counts) → state of the method before the first step; `live` are the flat float32 masters
-        of the live leaves (a teacher copies them), `counts` the number of records of each stream.
+        of all leaves that are live at any time of the run (a teacher copies them), `counts` the number of records of
+        each stream.
       combine: (gradients by loss, key) → (gradients, dict of scalar metrics); None is the plain sum, which needs one
         backward pass only.
-      after_step: (state, live) → state of the method, after the update (a moving average).
+      after_step: (state, live, step) → state of the method, after the update (a moving average); `live` are the
+        masters that are live in this step, which may be fewer than `start` was given, and `step` (int32) the number of
+        updates done, this one too.
       streams: stream → "labelled" or "unlabelled", whose batches come without targets, whatever the data hold.
-      views: stream → names of the random views of each example that it needs; `batch["views"][name]` are inputs.
+      views: stream → names of the random views of each example that it needs; `batch["views"][name]` are inputs. They
+        take the place of the stream's own: its batches have no `inputs`, which would cost a view more. A method that
+        wants the examples as they are, too, names a view for them.
       domains: (source stream, target stream), whose distance the report shows; () without domains.
       survey: see `Survey`, or None.
       trained_head: whether the method goes on with a head that was trained before, and a new one is refused.
+      changes_inputs: whether the loss changes the inputs, or reads them by itself, so that it cannot be given what a
+        frozen stage made of them.
       mixing: number of records of each stream → each stream's share of the `config.train.batch_size` examples of a
         step; None gives every stream batches of that size.
     """
@@ -265,12 +276,13 @@ class Method(NamedTuple):
     init: Callable[..., tuple[Any, Any]] = lambda rng, shapes: ({}, {})
     start: Callable[..., Any] = lambda state, live, counts: state
     combine: Callable[[Mapping[str, Any], Any], tuple[Any, dict[str, Any]]] | None = None
-    after_step: Callable[[Any, Any], Any] = lambda state, live: state
+    after_step: Callable[[Any, Any, Any], Any] = lambda state, live, step: state
     streams: Mapping[str, str] = {"train": "labelled"}
     views: Mapping[str, tuple[str, ...]] = {}
     domains: tuple[str, ...] = ()
     survey: Survey | None = None
     trained_head: bool = False
+    changes_inputs: bool = False
     mixing: Callable[[Mapping[str, int]], Mapping[str, float]] | None = None
 
 
@@ -281,13 +293,18 @@ class Plan(NamedTuple):
     parameter tree (`backbone/block0/…`, `head/…`, `method/…`).
 
     Attributes:
-      live: step → frozenset of live paths. Composed plans intersect.
+      live: time → frozenset of live paths. Composed plans intersect. A leaf that is live stays live.
+      changes: the times above 0 at which more leaves become live, ascending. Composed plans unite.
+      unit: what time is counted in: "steps", "epochs", or "run", from 0 at the start of the run to 1 at its end. A
+        composed plan counts steps.
       rates: path → learning-rate factor, for paths where it is not 1. Composed plans multiply.
       reset: paths that start from random values and not from the checkpoint. Composed plans unite.
       batch_stats: "auto" (running statistics of live stages move), "frozen" or "train".
     """
 
-    live: Callable[[int], frozenset[str]]
+    live: Callable[[float], frozenset[str]]
+    changes: tuple[float, ...] = ()
+    unit: str = "steps"
     rates: Mapping[str, float] = {}
     reset: frozenset[str] = frozenset()
     batch_stats: str = "auto"

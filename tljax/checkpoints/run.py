@@ -98,8 +98,8 @@ class RunCheckpoints:
         A damaged step is said, moved to `quarantine/`, and the one before is tried.
 
         Args:
-          template: pytree of `jax.ShapeDtypeStruct`; leaves go straight to its shardings (the first device where it
-            has none).
+          template: step → pytree of `jax.ShapeDtypeStruct`, or one for all steps; leaves go straight to its shardings
+            (the first device where it has none).
           step: None or "best".
           partial: leave what the template does not name unread (the optimizer's state, to predict).
 
@@ -114,7 +114,6 @@ class RunCheckpoints:
             raise ValueError(f"step is {step!r}; it must be None or 'best'")
         self.wait()
         self._set_incomplete_aside()
-        wanted, treedef = _flat(template)
         tried: set[int] = set()
         while True:
             records = {n: r for n, r in self._records().items() if n not in tried and (step is None or r["best"])}
@@ -123,6 +122,7 @@ class RunCheckpoints:
             number = max(records)
             tried.add(number)
             saved = records[number]["leaves"]
+            wanted, treedef = _flat(template(number) if callable(template) else template)
             if partial:
                 saved = {name: leaf for name, leaf in saved.items() if name in wanted}
             _check_leaves(self.folder / str(number), saved, wanted)

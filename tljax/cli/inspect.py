@@ -17,6 +17,8 @@ def run(arguments: Arguments) -> int:
         display.say(note)
     summary = inspect_experiment(experiment)
     display.console.print(stage_table(summary))
+    for step, line in summary.get("events", {}).items():
+        display.say(f"step {step}: {line}")
     flops = summary["flops"]
     if "step" in flops:
         display.say(

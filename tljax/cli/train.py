@@ -10,6 +10,7 @@ def run(arguments: Arguments) -> int:
     """Trains in `--workdir`; the same command continues a run that was stopped."""
     workdir = need_workdir(arguments)
     experiment = build_experiment(arguments)
+    from tljax.assembly.caching import with_cache
     from tljax.assembly.training import make_job
     from tljax.reports.run import write_run_report
     from tljax.train.display import Display
@@ -18,7 +19,8 @@ def run(arguments: Arguments) -> int:
     display = Display()
     for note in experiment.notes:
         display.say(note)
-    result = train(make_job(experiment), workdir, display=display)
+    job = make_job(with_cache(experiment, say=display.say))
+    result = train(job, workdir, display=display)
     if result.signal is not None:
         display.say(f"{result.reason}; saved at step {result.step}. The same command continues.")
         return 128 + signal.Signals(result.signal)

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from tljax.base.errors import raise_faults
 from tljax.base.types import Method, Task
 from tljax.losses import cosine
-from tljax.methods.common import example_features, feature_width, init_mlp, mean_loss, replace_leaves, view_inputs
+from tljax.methods.common import (
+    example_features,
+    feature_width,
+    init_mlp,
+    mean_loss,
+    moving_average,
+    replace_leaves,
+    view_inputs,
+)
 from tljax.models.heads import normalize
 
 AVERAGED = ("backbone/", "method/projector/")
@@ -68,7 +76,7 @@ def byol(
         return {**wing, "predictor": init_network(keys[1], width, hidden, width)}, {}
 
     def start(state, live, counts):
-        return {"target": _averaged(live), "step": jnp.zeros((), jnp.int32)}
+        return {"target": {path: leaf for path, leaf in live.items() if path.startswith(AVERAGED)}}
 
     def loss(params, state, batches, rng, step):
         batch, weight = batches["train"], jnp.asarray(batches["train"]["weight"], jnp.float32)
@@ -89,13 +97,11 @@ def byol(
         b, state = project(params, state, "b", b_key)
         foretold_a, foretold_b = (network(params["method"]["predictor"], x, weight) for x in (a, b))
         each = 4.0 - 2.0 * (cosine(foretold_a, wanted_b) + cosine(foretold_b, wanted_a))
-        metrics = {"decay": decay_at(state["method"]["step"], decay, steps), "spread": spread(a, weight)}
+        metrics = {"decay": decay_at(step, decay, steps), "spread": spread(a, weight)}
         return {"prediction": mean_loss(each, weight)}, state, metrics
 
-    def after_step(state, live):
-        kept = decay_at(state["step"], decay, steps)
-        mix = lambda old, new: kept * old + (1 - kept) * new  # noqa: E731
-        return {"target": jax.tree.map(mix, state["target"], _averaged(live)), "step": state["step"] + 1}
+    def after_step(state, live, step):
+        return {"target": moving_average(state["target"], live, decay_at(step - 1, decay, steps))}
 
     return Method(
         loss=loss,
@@ -105,10 +111,6 @@ def byol(
         streams={"train": "unlabelled"},
         views={"train": ("a", "b")},
     )
-
-
-def _averaged(live: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: leaf for path, leaf in live.items() if path.startswith(AVERAGED)}
 
 
 def decay_at(step: Any, decay: float, steps: int | None) -> jax.Array:

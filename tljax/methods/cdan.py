@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from tljax.base.errors import raise_faults
 from tljax.base.types import Method, Task
-from tljax.methods.common import class_count, feature_width, init_mlp, source_and_target, supervised_loss
+from tljax.methods.common import TWO_DOMAINS, class_count, feature_width, init_mlp, source_and_target, supervised_loss
 from tljax.methods.dann import adversarial, adversary_faults, reversal
 
 
@@ -80,12 +80,7 @@ def cdan(
         task_loss = supervised_loss(task, source, batches["train"], name="cdan")
         return {"task": task_loss, **losses}, state, {**metrics, "reversal": scale}
 
-    return Method(
-        loss=loss,
-        init=init,
-        streams={"train": "labelled", "target": "unlabelled"},
-        domains=("train", "target"),
-    )
+    return Method(loss=loss, init=init, **TWO_DOMAINS)
 
 
 def joint(feature: jax.Array, shares: jax.Array, maps: Mapping[str, jax.Array] | None = None) -> jax.Array:

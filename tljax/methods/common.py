@@ -10,6 +10,9 @@ from tljax.base.errors import UserError
 from tljax.base.paths import flatten, unflatten
 from tljax.base.types import Loss, Task
 
+TWO_DOMAINS = {"streams": {"train": "labelled", "target": "unlabelled"}, "domains": ("train", "target")}
+"""The fields of a `Method` that learns from a labelled source and an unlabelled target."""
+
 
 def together(
     forward: Callable[..., tuple[Any, Any]],
@@ -79,16 +82,24 @@ def source_and_target(
     return source, target, state
 
 
-def supervised_loss(task: Task, outputs: Mapping[str, Any], batch: Mapping[str, Any], *, name: str) -> Loss:
+def negative_faults(**options: float) -> list[str]:
+    """One message for each option that is below 0 (or NaN), where 0 means that something has no part."""
+    return [f"{name} is {x!r}; it must be 0 (none) or above." for name, x in options.items() if not x >= 0]
+
+
+def supervised_loss(
+    task: Task, outputs: Mapping[str, Any], batch: Mapping[str, Any], *, name: str, factor: Any = 1.0
+) -> Loss:
     """The task's loss of a labelled batch, weighted, as the method `supervised` has it.
 
     Args:
       name: of the method, for the message where there are no labels.
+      factor: that each example's loss is multiplied by, (B,); the weight that the sum is divided by stays.
     """
     if "targets" not in batch:
         raise UserError(f"The method {name} needs labels, and the records of this stream have none.")
     targets, weights = jax.tree.map(jnp.asarray, task.targets(batch)), jnp.asarray(task.weights(batch))
-    return Loss(jnp.sum(task.loss(outputs, targets) * weights), jnp.sum(weights))
+    return Loss(jnp.sum(task.loss(outputs, targets) * weights * factor), jnp.sum(weights))
 
 
 def mean_loss(values: jax.Array, weight: jax.Array, scale: Any = 1.0) -> Loss:
@@ -101,6 +112,17 @@ def replace_leaves(params: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict
     """`params` with other values for the flat `leaves`, in the dtypes that it has: a teacher's tree."""
     flat = flatten(params)
     return unflatten({**flat, **{path: leaf.astype(flat[path].dtype) for path, leaf in leaves.items()}})
+
+
+def moving_average(average: Mapping[str, Any], live: Mapping[str, Any], keep: Any) -> dict[str, Any]:
+    """`keep` · `average` + (1 − `keep`) · `live`, leaf by leaf; leaves that are not live now stay as they are.
+
+    Args:
+      average: flat; its leaves and no others are averaged.
+      live: flat, of this step.
+      keep: from 0 to 1.
+    """
+    return {path: keep * old + (1 - keep) * live[path] if path in live else old for path, old in average.items()}
 
 
 @jax.custom_vjp

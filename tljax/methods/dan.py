@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from tljax import domains
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.types import Loss, Method, Task
-from tljax.methods.common import feature_width, logits_width, source_and_target, supervised_loss
+from tljax.methods.common import (
+    TWO_DOMAINS,
+    feature_width,
+    logits_width,
+    negative_faults,
+    source_and_target,
+    supervised_loss,
+)
 
 ESTIMATORS = ("unbiased", "biased", "linear")
 
@@ -45,7 +52,7 @@ def dan(
       UserError: options out of range; a model without a vector or a row of logits an example; when traced, a backbone
         with fewer stages.
     """
-    faults = [f"weight is {weight!r}; it must be 0 (the domains have no part) or above."] * (not weight >= 0)
+    faults = negative_faults(weight=weight)
     if not isinstance(stages, int) or stages < 0:
         faults.append(f"stages is {stages!r}; it must be a whole number from 0.")
     if estimator not in ESTIMATORS:
@@ -65,12 +72,7 @@ def dan(
         task_loss = supervised_loss(task, source, batches["train"], name="dan")
         return {"task": task_loss, "mmd": Loss(weight * total * count, count)}, state, {}
 
-    return Method(
-        loss=loss,
-        init=init,
-        streams={"train": "labelled", "target": "unlabelled"},
-        domains=("train", "target"),
-    )
+    return Method(loss=loss, init=init, **TWO_DOMAINS)
 
 
 def depths(task: Task, outputs: Mapping[str, Any], stages: int) -> list[jax.Array]:

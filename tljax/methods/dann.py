@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from tljax.base.errors import raise_faults
 from tljax.base.types import Loss, Method, Task
 from tljax.methods.common import (
+    TWO_DOMAINS,
     feature_width,
     init_mlp,
     mean_loss,
     mlp,
+    negative_faults,
     reverse_gradient,
     sigmoid_ramp,
     source_and_target,
@@ -67,17 +69,12 @@ def dann(
         task_loss = supervised_loss(task, source, batches["train"], name="dann")
         return {"task": task_loss, **losses}, state, {**metrics, "reversal": scale}
 
-    return Method(
-        loss=loss,
-        init=init,
-        streams={"train": "labelled", "target": "unlabelled"},
-        domains=("train", "target"),
-    )
+    return Method(loss=loss, init=init, **TWO_DOMAINS)
 
 
 def adversary_faults(weight: Any, ramp: Any, widths: Any) -> list[str]:
     """What is wrong with the options of a discriminator, one message each."""
-    faults = [f"weight is {weight!r}; it must be 0 (the domains have no part) or above."] * (not weight >= 0)
+    faults = negative_faults(weight=weight)
     if not isinstance(ramp, int) or ramp < 0:
         faults.append(f"ramp is {ramp!r}; it must be a whole number of steps, or 0 (none).")
     if not all(isinstance(width, int) and width > 0 for width in widths):

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from tljax import domains
 from tljax.base.errors import raise_faults
 from tljax.base.types import Loss, Method, Task
-from tljax.methods.common import feature_width, logits_width, source_and_target, supervised_loss
+from tljax.methods.common import (
+    TWO_DOMAINS,
+    feature_width,
+    logits_width,
+    negative_faults,
+    source_and_target,
+    supervised_loss,
+)
 
 PLACES = ("feature", "logits")
 
@@ -33,7 +40,7 @@ def deep_coral(
     Raises:
       UserError: options out of range; a model without such vectors.
     """
-    faults = [f"weight is {weight!r}; it must be 0 (the domains have no part) or above."] * (not weight >= 0)
+    faults = negative_faults(weight=weight)
     faults += [f"place is {place!r}. Accepted: {', '.join(PLACES)}."] * (place not in PLACES)
     raise_faults("The section config.method cannot be used:", faults)
 
@@ -50,9 +57,4 @@ def deep_coral(
         coral = Loss(weight * domains.coral(*rows, *weights) * count, count)
         return {"task": task_loss, "coral": coral}, state, {}
 
-    return Method(
-        loss=loss,
-        init=init,
-        streams={"train": "labelled", "target": "unlabelled"},
-        domains=("train", "target"),
-    )
+    return Method(loss=loss, init=init, **TWO_DOMAINS)

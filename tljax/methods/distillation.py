@@ -87,7 +87,8 @@ def distillation(
         same = jnp.argmax(outputs["logits"], -1) == jnp.argmax(guide["logits"], -1)
         return found, state, {"agreement": jnp.sum(same * (weight > 0)) / jnp.maximum(jnp.sum(weight > 0), 1)}
 
-    return Method(loss=loss, init=init, streams={"train": "unlabelled" if soft == 1 else "labelled"})
+    streams = {"train": "unlabelled" if soft == 1 else "labelled"}
+    return Method(loss=loss, init=init, streams=streams, changes_inputs=True)
 
 
 def _check(teacher: Any, temperature: float, soft: float, hint: Any, hint_weight: float) -> None:

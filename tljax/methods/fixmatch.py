@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from tljax import losses
 from tljax.base.errors import raise_faults
 from tljax.base.types import Method, Task
-from tljax.methods.common import class_count, mean_loss, supervised_loss, together, view_inputs
+from tljax.methods.common import class_count, mean_loss, negative_faults, supervised_loss, together, view_inputs
 
 VIEWS = ("weak", "strong")
 
@@ -26,8 +26,9 @@ def fixmatch(
 
     The class that the model gives the view `weak` is the label of the view `strong`, where its probability reaches
     `threshold`; the mean is over all unlabelled examples of the batch, those below the threshold included. There is no
-    gradient through the weak view. All three go through the model in one pass. The paper has several unlabelled
-    examples for each labelled one: that is `config.data.unlabelled.batch_size`.
+    gradient through the weak view. A model with batch norm sees all three in one pass, and its statistics are theirs
+    together. Any other one sees the weak view in a pass of its own, so that nothing of it goes backward. The paper has
+    several unlabelled examples for each labelled one: that is `config.data.unlabelled.batch_size`.
 
     Args:
       forward: (params, state, inputs, rng, *, train) → (outputs, state).
@@ -73,8 +74,7 @@ def fixmatch(
 def faults_of(threshold: float, weight: float, temperature: float | None) -> list[str]:
     """What is wrong with the options that pseudo-labels have in common."""
     faults = [] if 0 <= threshold <= 1 else [f"threshold is {threshold!r}; it must be from 0 to 1."]
-    if weight < 0:
-        faults.append(f"weight is {weight!r}; it must be 0 (none) or above.")
+    faults += negative_faults(weight=weight)
     if temperature is not None and temperature <= 0:
         faults.append(f"temperature is {temperature!r}; it must be None (the likeliest class) or above 0.")
     return faults
@@ -89,9 +89,15 @@ def three_parts(
     batch: Mapping[str, Any],
     rng: jax.Array,
 ) -> tuple[Mapping[str, Any], jax.Array, jax.Array, Any]:
-    """(outputs of the labelled batch, logits of the weak and of the strong views, state), from one forward pass."""
-    inputs = [task.inputs(labelled), *(view_inputs(task, batch, name) for name in VIEWS)]
-    (known, weak, strong), state = together(forward, params, state, inputs, rng)
+    """(outputs of the labelled batch, logits of the weak and of the strong views, state); see `fixmatch`."""
+    given, weak, strong = task.inputs(labelled), *(view_inputs(task, batch, name) for name in VIEWS)
+    if jax.tree.leaves(state["batch_stats"]):
+        (known, weak, strong), state = together(forward, params, state, [given, weak, strong], rng)
+    else:
+        # Rows do not see each other here, and those of the weak view would be nearly half of the way back.
+        rng, apart = jax.random.split(rng)
+        weak, _ = forward(jax.lax.stop_gradient(params), state, weak, apart)
+        (known, strong), state = together(forward, params, state, [given, strong], rng)
     return known, weak["logits"], strong["logits"], state
 
 

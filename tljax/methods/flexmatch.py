@@ -76,7 +76,7 @@ def flexmatch(
         }
         return found, {**state, "method": {**state["method"], "selected": selected}}, metrics
 
-    def after_step(state, live):
+    def after_step(state, live, step):
         scale = class_thresholds(state["selected"], len(state["thresholds"]), warm_up=warm_up)
         return {**state, "thresholds": threshold * scale}
 

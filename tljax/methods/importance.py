@@ -13,9 +13,9 @@ import numpy as np
 
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import lookup, suggest
-from tljax.base.types import Loss, Method, Survey, Task
+from tljax.base.types import Method, Survey, Task
 from tljax.domains import FOLDS, domain_probabilities, median_bandwidth, rbf_kernel
-from tljax.methods.common import example_features, feature_width
+from tljax.methods.common import TWO_DOMAINS, example_features, feature_width, supervised_loss
 
 ESTIMATES = ("kmm", "classifier", "given")
 TASKS = ("classification", "regression")
@@ -85,13 +85,10 @@ def importance(
 
     def loss(params, state, batches, rng, step):
         batch = batches["train"]
-        if "targets" not in batch:
-            raise UserError("The method importance needs labels, and the records of config.data.train have none.")
         outputs, state = forward(params, state, task.inputs(batch), rng, train=True)
-        each, own = task.loss(outputs, task.targets(batch)), jnp.asarray(task.weights(batch))
         known = state["method"]["weights"]
+        result = supervised_loss(task, outputs, batch, name="importance", factor=known[batch["index"]])
         size = jnp.square(jnp.sum(known)) / (jnp.sum(jnp.square(known)) * len(known))
-        result = Loss(jnp.sum(each * own * known[batch["index"]]), jnp.sum(own))
         return {"task": result}, state, {"effective_sample_size": size}
 
     def read(params, state, batch):
@@ -112,9 +109,8 @@ def importance(
         loss=loss,
         init=init,
         start=start,
-        streams={"train": "labelled", "target": "unlabelled"},
-        domains=("train", "target"),
         survey=Survey(("train", "target"), read, digest, every="start"),
+        **TWO_DOMAINS,
     )
 
 

@@ -77,7 +77,7 @@ def mae(
         painted = decode(params["method"], outputs["hidden"], visible, grid, heads=heads)
         return {"reconstruction": reconstruction(painted, outputs["patches"], hidden, weight, norm_pix)}, state, {}
 
-    return Method(loss=loss, init=init, streams={"train": "unlabelled"})
+    return Method(loss=loss, init=init, streams={"train": "unlabelled"}, changes_inputs=True)
 
 
 def _check(*, ratio: float, **sizes: Any) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from tljax.base.errors import raise_faults
 from tljax.base.types import Loss, Method, Task
 from tljax.methods.cdan import certainty
-from tljax.methods.common import class_count, source_and_target, supervised_loss
+from tljax.methods.common import TWO_DOMAINS, class_count, negative_faults, source_and_target, supervised_loss
 
 
 def mcc(
@@ -32,7 +32,7 @@ def mcc(
     Raises:
       UserError: options out of range; another kind of task.
     """
-    faults = [f"weight is {weight!r}; it must be 0 (the target has no part) or above."] * (not weight >= 0)
+    faults = negative_faults(weight=weight)
     faults += [f"temperature is {temperature!r}; it must be above 0."] * (not temperature > 0)
     raise_faults("The section config.method cannot be used:", faults)
 
@@ -48,12 +48,7 @@ def mcc(
         task_loss = supervised_loss(task, source, batches["train"], name="mcc")
         return {"task": task_loss, "confusion": confusion}, state, {}
 
-    return Method(
-        loss=loss,
-        init=init,
-        streams={"train": "labelled", "target": "unlabelled"},
-        domains=("train", "target"),
-    )
+    return Method(loss=loss, init=init, **TWO_DOMAINS)
 
 
 def class_confusion(logits: jax.Array, weight: jax.Array, temperature: float) -> jax.Array:

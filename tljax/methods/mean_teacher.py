@@ -9,7 +9,16 @@ import jax.numpy as jnp
 from tljax.base.errors import raise_faults
 from tljax.base.tables import suggest
 from tljax.base.types import Method, Task
-from tljax.methods.common import class_count, mean_loss, replace_leaves, supervised_loss, together, view_inputs
+from tljax.methods.common import (
+    class_count,
+    mean_loss,
+    moving_average,
+    negative_faults,
+    replace_leaves,
+    supervised_loss,
+    together,
+    view_inputs,
+)
 from tljax.methods.fixmatch import share_of
 
 DISTANCES = ("squared", "kl")
@@ -56,7 +65,7 @@ def mean_teacher(
         return {}, {}
 
     def start(state, live, counts):
-        return {"teacher": live, "steps": jnp.zeros((), jnp.int32)}
+        return {"teacher": live}
 
     def loss(params, state, batches, rng, step):
         labelled, batch = batches["train"], batches["unlabelled"]
@@ -73,11 +82,8 @@ def mean_teacher(
         same = jnp.argmax(student["logits"], axis=-1) == jnp.argmax(teacher["logits"], axis=-1)
         return found, state, {"agreement": share_of(same, batch["weight"]), "consistency_weight": scale}
 
-    def after_step(state, live):
-        steps = state["steps"] + 1
-        keep = jnp.minimum(decay, 1 - 1 / (steps + 1))
-        average = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state["teacher"], live)
-        return {**state, "teacher": average, "steps": steps}
+    def after_step(state, live, step):
+        return {"teacher": moving_average(state["teacher"], live, jnp.minimum(decay, 1 - 1 / (step + 1)))}
 
     return Method(
         loss=loss,
@@ -91,8 +97,7 @@ def mean_teacher(
 
 def _faults(decay: float, weight: float, ramp: int, distance: str) -> list[str]:
     faults = [] if 0 <= decay < 1 else [f"decay is {decay!r}; it must be from 0 up to, but not including, 1."]
-    if weight < 0:
-        faults.append(f"weight is {weight!r}; it must be 0 (none) or above.")
+    faults += negative_faults(weight=weight)
     if not isinstance(ramp, int) or ramp < 0:
         faults.append(f"ramp is {ramp!r}; it must be a whole number of steps, 0 or above.")
     if distance not in DISTANCES:

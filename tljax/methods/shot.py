@@ -12,7 +12,7 @@ import numpy as np
 
 from tljax.base.errors import raise_faults
 from tljax.base.types import Loss, Method, Survey, Task
-from tljax.methods.common import class_count, example_features, feature_width, mean_loss
+from tljax.methods.common import class_count, example_features, feature_width, mean_loss, negative_faults
 
 UNKNOWN = -1
 """The pseudo-label of an example that has none."""
@@ -51,11 +51,7 @@ def shot(
     """
     raise_faults(
         "The section config.method cannot be used:",
-        [
-            f"{name} is {value!r}; it must be 0 (none) or above."
-            for name, value in (("diversity", diversity), ("pseudo_label", pseudo_label))
-            if not value >= 0
-        ],
+        negative_faults(diversity=diversity, pseudo_label=pseudo_label),
     )
 
     def init(rng, shapes):

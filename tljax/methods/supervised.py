@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from tljax import losses
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.types import Loss, Method, Task
+from tljax.methods.common import negative_faults
 
 MASKS = ("attention_mask",)
 
@@ -37,7 +38,7 @@ def supervised(
         "The section config.method cannot be used:",
         [f"label_smoothing is {label_smoothing!r}; it must be from 0 up to, but not including, 1."]
         * (not 0 <= label_smoothing < 1)
-        + [f"mixup is {mixup!r}; it must be 0 (none) or above."] * (mixup < 0),
+        + negative_faults(mixup=mixup),
     )
 
     def loss(params, state, batches, rng, step):
@@ -55,7 +56,7 @@ def supervised(
         result = Loss(jnp.sum(each * weights), jnp.sum(weights))
         return {"task": result}, state, {} if mixup else _accuracy(task, outputs, batch)
 
-    return Method(loss=loss)
+    return Method(loss=loss, changes_inputs=mixup > 0)
 
 
 def mix(

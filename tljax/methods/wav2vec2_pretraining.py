@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.types import Loss, Method, Task
+from tljax.methods.common import negative_faults
 
 
 def wav2vec2(
@@ -114,7 +115,7 @@ def wav2vec2(
         share = jnp.sum(masked) / jnp.maximum(jnp.sum(real), 1)
         return losses, state, {**metrics, "temperature": heat, "masked": share}
 
-    return Method(loss=loss, init=init, streams={"train": "unlabelled"})
+    return Method(loss=loss, init=init, streams={"train": "unlabelled"}, changes_inputs=True)
 
 
 def _check(*, temperature: Any, **options: Any) -> None:
@@ -127,8 +128,7 @@ def _check(*, temperature: Any, **options: Any) -> None:
         faults.append(f"mask_probability is {options['mask_probability']!r}; it must be above 0, and at most 1.")
     if options["contrast_temperature"] <= 0:
         faults.append(f"contrast_temperature is {options['contrast_temperature']!r}; it must be above 0.")
-    if options["diversity"] < 0:
-        faults.append(f"diversity is {options['diversity']!r}; it must be 0 (none) or above.")
+    faults += negative_faults(diversity=options["diversity"])
     if not faults and options["code_width"] % options["groups"]:
         faults.append(f"code_width is {options['code_width']}; it must be a multiple of groups, {options['groups']}.")
     if len(temperature) != 3 or not (temperature[0] >= temperature[1] > 0 and 0 < temperature[2] <= 1):

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from tljax.base.types import Inputs, Model, Outputs
 from tljax.models import get_family
 
+HEAD = "head"
+"""In the place of a stage: none of the backbone runs."""
+
 
 def forward(
     model: Model,
@@ -38,10 +41,18 @@ def forward(
     """
     family = get_family(model.family)
     stats = variables.get("batch_stats", {})
+    carry = (
+        family.start(model.config, inputs)
+        if model.start is None
+        else {**inputs, **variables["params"].get("carried", {})}
+    )
+    if model.start == HEAD:
+        return _headed(model, variables, carry, train, rngs), {"batch_stats": stats}
     collections = {"params": variables["params"].get("backbone", {}), "batch_stats": stats.get("backbone", {})}
     carry, changed = model.backbone.apply(
         collections,
-        family.start(model.config, inputs),
+        carry,
+        start=model.start,
         stop=model.stop if stop is None else stop,
         train=train,
         record=hidden_states,
@@ -56,12 +67,24 @@ def forward(
                 wing = stage.rpartition("/")[0]
                 key = f"{wing}_hidden_states" if wing else "hidden_states"
                 outputs[key] = (*outputs.get(key, ()), recorded[stage])
-    if model.head is not None:
-        head = {"params": variables["params"].get("head", {})}
-        outputs = model.head.apply(head, outputs, "head" in train, rngs=rngs)
+    outputs = _headed(model, variables, outputs, train, rngs)
     # Where the backbone has no statistics the structure must stay as it was, or the next jitted step compiles anew.
     moved = {"backbone": changed["batch_stats"]} if "backbone" in stats else {}
     return outputs, {"batch_stats": {**stats, **moved}}
+
+
+def recorded_stages(model: Model) -> tuple[str, ...]:
+    """The stages that run and give a hidden state, in order."""
+    stages = model.backbone.stages
+    first = 0 if model.start is None else len(stages) if model.start == HEAD else stages.index(model.start)
+    return tuple(stage for stage in model.backbone.recorded_stages if stage in stages[first:])
+
+
+def _headed(model: Model, variables: Mapping[str, Any], outputs: Outputs, train: tuple[str, ...], rngs: Any) -> Outputs:
+    """The outputs with what the head makes of them."""
+    if model.head is None:
+        return outputs
+    return model.head.apply({"params": variables["params"].get("head", {})}, outputs, "head" in train, rngs=rngs)
 
 
 def init_variables(model: Model, rng: jax.Array) -> dict[str, Any]:

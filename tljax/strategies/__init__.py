@@ -10,5 +10,7 @@ TABLE = {
     "freeze": "tljax.strategies.freeze:freeze",
     "last_k": "tljax.strategies.last_k:last_k",
     "layer_decay": "tljax.strategies.layer_decay:layer_decay",
+    "lp_ft": "tljax.strategies.lp_ft:lp_ft",
+    "gradual_unfreezing": "tljax.strategies.gradual_unfreezing:gradual_unfreezing",
 }
 """Name → where the strategy is."""

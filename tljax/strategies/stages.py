@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from tljax.base.errors import UserError
+from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import suggest
 
 BATCH_STATS = ("auto", "frozen", "train")
+UNITS = ("steps", "epochs", "run")
 
 
 def by_stage(stages: Sequence[str], paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -29,3 +30,14 @@ def check_batch_stats(strategy: str, value: str) -> str:
     if value not in BATCH_STATS:
         raise UserError(f"config.strategy.{strategy}.batch_stats is {value!r}. {suggest(value, BATCH_STATS)}")
     return value
+
+
+def check_time(strategy: str, *, unit: str, **times: float) -> None:
+    """Refuses a unit that is none of `UNITS`, and times that are not above 0."""
+    faults = [] if unit in UNITS else [f"unit is {unit!r}. {suggest(unit, UNITS)}"]
+    faults += [
+        f"{name} is {time!r}; it must be a number above 0."
+        for name, time in times.items()
+        if isinstance(time, bool) or not isinstance(time, (int, float)) or not time > 0
+    ]
+    raise_faults(f"The section config.strategy.{strategy} cannot be used:", faults)

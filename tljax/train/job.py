@@ -31,6 +31,8 @@ class Job(NamedTuple):
       step: (state, batches) → (state, metrics), compiled, `state` donated.
       batches: number of steps done → iterator of device-ready batches from there on.
       before: (steps done, state) → the state to take the next step from.
+      shapes: steps done → the shapes, dtypes and shardings of the state that is saved then.
+      events: steps done → a line on what begins there.
       evaluations: split name → (state → (numbers, tables)), in the order in which they are shown.
       main: (metric that chooses, "max" or "min").
       schedule: step → learning rate.
@@ -51,6 +53,8 @@ class Job(NamedTuple):
     schedule: Callable[[int], Any]
     digests: Mapping[str, str]
     summary: Mapping[str, Any]
+    shapes: Callable[[int], State]
+    events: Mapping[int, str] = {}
     before: Callable[[int, State], State] = lambda step, state: state
     examine: Callable[[State], dict[str, Any]] | None = None
 
@@ -115,6 +119,11 @@ def _train(run: _Run) -> Result:
     def elapsed() -> float:
         return seconds + time.monotonic() - started
 
+    def before(step: int, state: State) -> State:
+        if step in job.events:
+            run.display.say(f"step {step}: {job.events[step]}")
+        return job.before(step, state)
+
     stop, received, undo = hooks.stop_on_signals()
     try:
         with run.display.progress(start, job.steps):
@@ -125,7 +134,7 @@ def _train(run: _Run) -> Result:
                 start=start,
                 steps=job.steps,
                 hooks=(*_hooks(run, elapsed), stop),
-                before=job.before,
+                before=before,
             )
     finally:
         undo()
@@ -157,13 +166,13 @@ def shapes_of(tree: Any) -> Any:
 
 
 def load_trained(
-    workdir: Path, wanted: Mapping[str, Any], digests: Mapping[str, str], *, say: Callable[[str], None]
+    workdir: Path, wanted: Callable[[int], Mapping[str, Any]], digests: Mapping[str, str], *, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], int] | None:
     """What a run trained: of its best checkpoint, else of its newest.
 
     Args:
       workdir: the run folder.
-      wanted: {"live": …, "batch_stats": …}, arrays or shapes with shardings.
+      wanted: steps done → {"live": …, "batch_stats": …}, shapes with shardings.
       digests: of the pretrained tree and the live set; a checkpoint with others is refused.
       say: prints one line.
 
@@ -175,7 +184,7 @@ def load_trained(
         if not checkpoints.steps():
             return None
         which = "best" if checkpoints.has_best() else None
-        tree, meta = checkpoints.restore(shapes_of(wanted), step=which, partial=True)
+        tree, meta = checkpoints.restore(wanted, step=which, partial=True)
         check_digests(digests, meta)
         return tree, meta["step"]
     finally:
@@ -238,7 +247,7 @@ def _restore(run: _Run) -> tuple[State, int, float]:
     if not run.checkpoints.steps():
         run.records.truncate(0)
         return job.state, 0, 0.0
-    tree, meta = run.checkpoints.restore(shapes_of(tree_of(job.state)))
+    tree, meta = run.checkpoints.restore(lambda step: tree_of(job.shapes(step)))
     check_digests(job.digests, meta)
     run.records.truncate(meta["offset"])
     run.best.load(meta["best"])
@@ -285,7 +294,7 @@ def _conclude(run: _Run, state: State, step: int, seconds: float) -> dict[str, d
     """The numbers of the chosen checkpoint on every split, recorded."""
     best, chosen, of_step = run.best, state, step
     if run.checkpoints.has_best() and best.step != step:
-        tree, meta = run.checkpoints.restore(shapes_of(tree_of(run.job.state)), step="best")
+        tree, meta = run.checkpoints.restore(lambda step: tree_of(run.job.shapes(step)), step="best")
         chosen, of_step = restored(run.job.state, tree, meta["step"]), meta["step"]
     metrics = {"validation": best.numbers} if best.step is not None else {}
     for split, evaluation in run.job.evaluations.items():

@@ -25,6 +25,10 @@ class Settings(NamedTuple):
       keep_last: checkpoints kept.
       patience: evaluations without improvement before the run stops; None never stops early.
       metric: the validation metric that chooses the best checkpoint; None is the task's own.
+      cache: what the stages below the lowest live one make of the data is stored and read again: "off"; "auto", where
+        that is possible, saves work and is no larger than `cache_limit`; or a folder, where it must be possible.
+      cache_dtype: "float32", or "bfloat16", which is half as large and rounds.
+      cache_limit: bytes, of all entries of the config together; for "auto".
     """
 
     batch_size: int = 32
@@ -39,13 +43,17 @@ class Settings(NamedTuple):
     keep_last: int = 2
     patience: int | None = None
     metric: str | None = None
+    cache: str = "off"
+    cache_dtype: str = "float32"
+    cache_limit: float = 16e9
 
     def check(self) -> "Settings":
         """Self, after checking that the values fit together."""
-        if self.compute_dtype not in COMPUTE_DTYPES:
-            raise UserError(
-                f"config.train.compute_dtype is {self.compute_dtype!r}. {suggest(self.compute_dtype, COMPUTE_DTYPES)}"
-            )
+        for name in ("compute_dtype", "cache_dtype"):
+            if getattr(self, name) not in COMPUTE_DTYPES:
+                raise UserError(
+                    f"config.train.{name} is {getattr(self, name)!r}. {suggest(getattr(self, name), COMPUTE_DTYPES)}"
+                )
         for name in ("batch_size", "log_every", "accumulate", "keep_last"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise UserError(

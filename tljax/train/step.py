@@ -44,12 +44,12 @@ def make_step(
             grads, found = method.combine(grads, jax.random.fold_in(key, COMBINE))
             metrics = {**metrics, **found}
         updates, opt_state = optimizer.update(grads, state.optimizer, state.live)
-        live = optax.apply_updates(state.live, updates)
+        live, done = optax.apply_updates(state.live, updates), state.step + 1
         renewed = State(
-            step=state.step + 1,
+            step=done,
             live=live,
             batch_stats=model_state["batch_stats"],
-            method=method.after_step(model_state["method"], live),
+            method=method.after_step(model_state["method"], live, done),
             optimizer=opt_state,
         )
         report = {"loss": sum(losses.values()), "losses": losses, "metrics": metrics}

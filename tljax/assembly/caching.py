@@ -1,0 +1,320 @@
+"""The stage cache: what the frozen lower stages make of the data is computed once, stored, and trained on.
+
+An experiment with a cache is an experiment like any other: its model starts at a later stage (`Model.start`), its
+sources are stores, and its processors put stored examples together.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tljax.assembly.experiment import Experiment, training_stages
+from tljax.assembly.running import evaluation_size, placed
+from tljax.base.errors import raise_faults
+from tljax.base.paths import flatten
+from tljax.base.types import Model, Source
+from tljax.checkpoints.digest import tree_digest
+from tljax.data.prepare import cache_dir
+from tljax.data.streams import eval_stream
+from tljax.features.reading import Records, StoredProcessor
+from tljax.features.store import Field, Store, is_whole, write
+from tljax.models import get_family
+from tljax.models.forward import HEAD
+from tljax.models.heads import Classifier, pool
+
+VERSIONS = ("tljax", "jax", "jaxlib", "flax", "numpy", "pillow", "tokenizers")
+"""The packages whose version may change what is stored."""
+WORTH = 1.5
+"""A cache is worth its making from so many passes over the training data on."""
+
+
+def with_cache(experiment: Experiment, *, say: Callable[[str], None]) -> Experiment:
+    """`experiment` reading from a cache, as `config.train.cache` says; itself where there is none to be used.
+
+    Args:
+      experiment: with the values from which training starts.
+      say: prints one line: what is stored or found where, or why not.
+
+    Raises:
+      UserError: a folder is named in the config, and these stages, data or method cannot be cached; says why.
+      RunError: the disk is full.
+    """
+    how = experiment.settings.cache
+    if how == "off":
+        return experiment
+    faults = _faults(experiment)
+    if not faults and how == "auto" and _passes(experiment) < WORTH:
+        faults = [
+            f"the training data are read {_passes(experiment):.1f} times, for which a cache is not worth its making."
+        ]
+    if how == "auto" and faults:
+        say("no stage cache: " + " ".join(faults))
+        return experiment
+    raise_faults("The stages below the lowest live one cannot be cached (config.train.cache):", faults)
+    cut = _cut(experiment)
+    layouts = {name: _layout(experiment, cut, name) for name in experiment.sources}
+    faults = [fault for layout in layouts.values() for fault in layout.faults]
+    if not faults and how == "auto":
+        faults = _too_large(experiment, layouts)
+    if how == "auto" and faults:
+        say("no stage cache: " + " ".join(faults))
+        return experiment
+    raise_faults("What the frozen stages make cannot be stored (config.train.cache):", faults)
+    root = cache_dir() / "features" if how == "auto" else Path(how).expanduser()
+    sources, processors = {}, {}
+    for name in experiment.sources:
+        sources[name] = _stored(experiment, cut, name, layouts[name], root, say)
+        lengths = _lengths(experiment.processors[name]) if layouts[name].ragged else ()
+        processors[name] = StoredProcessor(layouts[name].fields, lengths)
+    params = dict(experiment.variables["params"])
+    carried = layouts[next(iter(layouts))].carried
+    if carried:
+        params["carried"] = carried
+    cached = experiment._replace(
+        model=cut.model,
+        variables={**experiment.variables, "params": params},
+        sources=sources,
+        processors=processors,
+    )
+    return cached._replace(method=cached.method_at(0))
+
+
+class _Cut(NamedTuple):
+    """Where the tower is cut.
+
+    Attributes:
+      start: the first stage that runs, or "head".
+      below: the stages whose work is stored.
+      model: the rest of the model.
+      run: jitted (params, batch_stats, inputs) → dict of what is stored, and what is the same for all examples.
+    """
+
+    start: str
+    below: tuple[str, ...]
+    model: Model
+    run: Callable[..., dict[str, Any]]
+
+
+def _start(experiment: Experiment) -> str:
+    """The lowest stage that is live, or in training mode, at any time of the run; "head" without one."""
+    last = max((0, *experiment.plan.changes))
+    training = training_stages(experiment.plan, last, experiment.stages, experiment.variables)
+    return next((stage for stage in experiment.stages if stage in training), HEAD)
+
+
+def _cut(experiment: Experiment) -> _Cut:
+    model, start = experiment.model, _start(experiment)
+    family = get_family(model.family)
+    below = tuple(experiment.stages[: experiment.stages.index(start)] if start != HEAD else experiment.stages)
+    # A linear layer on pooled features reads nothing else: one vector an example is stored and not a map.
+    vector = start == HEAD and isinstance(model.head, Classifier) and not experiment.config.get("method")
+    how = model.head.pool if vector else None
+
+    @jax.jit
+    def run(params, batch_stats, inputs):
+        stop = model.stop if start == HEAD else start
+        variables = {"params": params.get("backbone", {}), "batch_stats": batch_stats.get("backbone", {})}
+        carry = model.backbone.apply(variables, family.start(model.config, inputs), stop=stop)
+        if start != HEAD:
+            return carry
+        outputs = {key: x for key, x in family.finish(model.config, carry).items() if x is not None}
+        return {"pooled": pool(outputs, how)} if vector else outputs
+
+    head = model.head.clone(pool="pooled") if vector else model.head
+    return _Cut(start, below, model._replace(start=start, head=head), run)
+
+
+def _faults(experiment: Experiment) -> list[str]:
+    """Why nothing can be cached, whatever the data are."""
+    task, method, faults = experiment.task, experiment.method, []
+    start = _start(experiment)
+    if start == experiment.stages[0]:
+        faults.append(f"{start}, the lowest stage, trains.")
+    if method.changes_inputs:
+        faults.append("the method changes the inputs, or reads them by itself.")
+    if task.infer is not None or any(getattr(p, "makes_targets", False) for p in experiment.processors.values()):
+        faults.append(f"the task {task.name} makes more of an example than inputs and a label.")
+    inputs = {"input_ids": np.zeros((1, 1), np.int32)}
+    try:
+        same = all(each.inputs({"inputs": inputs}) is inputs for each in (task, *task.parts.values()))
+    except (KeyError, IndexError, ValueError):
+        same = False
+    if not same:
+        faults.append(f"the task {task.name} folds several inputs into one.")
+    for name in method.streams:
+        entry = experiment.entries[name]
+        if entry.views or entry.augment:
+            faults.append(f"config.data.{name}.{'views' if entry.views else 'augment'} changes each example at random.")
+    if jax.process_count() > 1:
+        faults.append("several processes train together.")
+    return faults
+
+
+def _passes(experiment: Experiment) -> float:
+    reading = experiment.reading
+    steps = reading.timed(experiment.settings).total_steps(reading.records)
+    return steps * reading.examples / reading.records
+
+
+def _too_large(experiment: Experiment, layouts: Mapping[str, "_Layout"]) -> list[str]:
+    size = sum(layouts[name].bytes * len(source.records) for name, source in experiment.sources.items())
+    limit = experiment.settings.cache_limit
+    if size <= limit:
+        return []
+    return [f"it would take up to {size / 1e9:.1f} GB, and config.train.cache_limit allows {limit / 1e9:.1f}."]
+
+
+class _Layout(NamedTuple):
+    """What is stored of an entry's examples.
+
+    Attributes:
+      fields: key → `Field`.
+      carried: what is the same for all examples.
+      ragged: whether examples have lengths of their own.
+      bytes: of one example, of the longest length.
+      faults: why it cannot be stored.
+    """
+
+    fields: dict[str, Field]
+    carried: dict[str, Any]
+    ragged: bool
+    bytes: int
+    faults: list[str]
+
+
+def _layout(experiment: Experiment, cut: _Cut, name: str) -> _Layout:
+    """From the first batch of the entry, and from the shapes of one that is a token shorter."""
+    batch = next(
+        eval_stream(experiment.sources[name], experiment.processors[name], batch_size=evaluation_size(experiment))
+    )
+    inputs, faults = batch["inputs"], []
+    params, stats = placed(experiment)
+    found = cut.run(params, stats, inputs)
+    shapes = {key: np.shape(x) for key, x in found.items()}
+    ragged = "input_ids" in inputs
+    mask = inputs.get("attention_mask")
+    if ragged and (mask is None or (np.diff(mask, axis=1) > 0).any()):
+        faults.append(f"the texts of {name} are not padded on the right, under a mask.")
+    if not ragged and len({np.shape(x) for x in inputs.values()}) != 1:
+        faults.append(f"the examples of {name} have inputs of several shapes.")
+    shorter = shapes
+    if ragged:
+        less = {key: x[:, :-1] for key, x in inputs.items()}
+        shorter = {key: x.shape for key, x in jax.eval_shape(cut.run, params, stats, less).items()}
+    kinds = get_family(experiment.model.family).carry
+    dtype, fields, carried, largest = experiment.settings.cache_dtype, {}, {}, 0
+    for key, value in found.items():
+        if isinstance(value, tuple):
+            faults.append(f"{key} is several arrays.")
+        elif kinds.get(key) == "broadcast":
+            carried[key] = value
+            if shapes[key] != shorter[key]:
+                faults.append(f"{key}, which is the same for all examples, changes with their length.")
+        else:
+            free = tuple(-1 if a != b else a for a, b in zip(shapes[key][1:], shorter[key][1:], strict=True))
+            given = str(value.dtype)
+            stored = dtype if jnp.issubdtype(value.dtype, jnp.floating) else given
+            fields[key] = Field(free, stored, given, _fill(np.asarray(value), free, inputs) if -1 in free else 0.0)
+            longest = _lengths(experiment.processors[name])[-1] if ragged else 0
+            largest += fields[key].size_at(longest) * jnp.dtype(stored).itemsize
+    return _Layout(fields, carried, ragged, int(largest), faults)
+
+
+def _fill(values: np.ndarray, shape: tuple[int, ...], inputs: Mapping[str, Any]) -> float:
+    """What stands where a short example is padded, where that is one number; else 0."""
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.all():
+        return 0.0
+    axis = 1 + max(i for i, n in enumerate(shape) if n < 0)
+    row = int(np.argmin(mask.sum(-1)))
+    padding = np.take(values[row : row + 1], np.arange(int(mask[row].sum()), mask.shape[1]), axis=axis)
+    return float(padding.flat[0]) if (padding == padding.flat[0]).all() else 0.0
+
+
+def _lengths(processor: Any) -> tuple[int, ...]:
+    """The lengths of batches, ascending, as the processor of texts has them."""
+    return tuple(sorted({*(n for n in processor.lengths if n <= processor.max_length), processor.max_length}))
+
+
+def _stored(
+    experiment: Experiment, cut: _Cut, name: str, layout: _Layout, root: Path, say: Callable[[str], None]
+) -> Source:
+    """The entry's source, read from the store, which is made where it is not there."""
+    source = experiment.sources[name]
+    content, labels, ids = _content(source)
+    folder = root / _key(experiment, cut, name, layout, content)
+    there = is_whole(folder)
+    if not there:
+        say(f"storing what {cut.below[0]} … {cut.below[-1]} make of {name} ({len(source.records)} examples)")
+    store: Store = write(folder, layout.fields, len(source.records), _examples(experiment, cut, name, layout))
+    say(f"stage cache of {name}: {store.bytes / 1e6:.1f} MB in {folder}{' (found there)' if there else ''}")
+    return source._replace(records=Records(store, labels, ids))
+
+
+def _examples(
+    experiment: Experiment, cut: _Cut, name: str, layout: _Layout
+) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
+    """(position, length, arrays) of every example of the entry."""
+    params, stats = placed(experiment)
+    batches = eval_stream(experiment.sources[name], experiment.processors[name], batch_size=evaluation_size(experiment))
+    for batch in batches:
+        found = jax.device_get(cut.run(params, stats, batch["inputs"]))
+        mask = batch["inputs"].get("attention_mask") if layout.ragged else None
+        for row, position in enumerate(batch["index"]):
+            if position < 0:
+                continue
+            length = int(mask[row].sum()) if mask is not None else 1
+            arrays = {}
+            for key, field in layout.fields.items():
+                arrays[key] = found[key][row][tuple(slice(0, length if n < 0 else n) for n in field.shape)]
+            yield int(position), length, arrays
+
+
+def _content(source: Source) -> tuple[str, list[Any], list[Any]]:
+    """(digest of all records without their labels, labels, ids)."""
+    digest, labels, ids = hashlib.blake2b(digest_size=16), [], []
+    for i in range(len(source.records)):
+        record = source.records[i]
+        labels.append(record.get("label"))
+        ids.append(record.get("id"))
+        for key in sorted(record.keys() - {"label", "id"}):
+            value = record[key]
+            if isinstance(value, np.ndarray):
+                digest.update(f"{key}{value.dtype}{value.shape}".encode())
+                value = np.ascontiguousarray(value).tobytes()
+            value = value if isinstance(value, bytes) else repr(value).encode()
+            digest.update(f"{key}{len(value)}:".encode() + value)
+    return digest.hexdigest(), labels, ids
+
+
+def _key(experiment: Experiment, cut: _Cut, name: str, layout: _Layout, content: str) -> str:
+    """The name of a store: a digest of everything that decides what is in it."""
+    below = tuple(f"backbone/{stage}/" for stage in cut.below)
+    trees = (
+        flatten(experiment.variables[kind]) for kind in ("params", "batch_stats") if experiment.variables.get(kind)
+    )
+    leaves = {path: leaf for tree in trees for path, leaf in tree.items() if path.startswith(below)}
+    processor = experiment.processors[name]
+    facts = {
+        "content": content,
+        "leaves": tree_digest(leaves),
+        "family": experiment.model.family,
+        "config": repr(experiment.model.config),
+        "start": cut.start,
+        "fields": {key: field._asdict() for key, field in layout.fields.items()},
+        "pool": getattr(experiment.model.head, "pool", None) if cut.model.head != experiment.model.head else None,
+        "processor": [type(processor).__name__, processor.facts],
+        "compute_dtype": experiment.settings.compute_dtype,
+        # Of a batch's size and padding depend the last bits of what is computed.
+        "batch": evaluation_size(experiment),
+        "platform": jax.devices()[0].device_kind,
+        "versions": {package: version(package) for package in VERSIONS},
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:24]

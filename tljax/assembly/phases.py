@@ -1,0 +1,150 @@
+"""The phases of a run: from one to the next more leaves become live, and what was live goes on as it is."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax import optim
+from tljax.assembly.experiment import Experiment, used_paths
+from tljax.base.paths import flatten
+from tljax.base.tables import call
+from tljax.models import get_family
+from tljax.sharding import replicated, shardings
+from tljax.train.state import State, cast, first_state
+from tljax.train.step import make_step
+
+
+class Phase(NamedTuple):
+    """A part of a run in which the same leaves are live.
+
+    Attributes:
+      start: steps done when it begins.
+      live: the live paths.
+      frozen: flat dict of the other leaves, in the compute dtype, placed.
+      optimizer: over the live leaves.
+      step: (state, frozen, batches, key) → (state, metrics), jitted, `state` donated.
+      shapes: of its state: shapes, dtypes and shardings.
+    """
+
+    start: int
+    live: frozenset[str]
+    frozen: dict[str, Any]
+    optimizer: optax.GradientTransformation
+    step: Callable
+    shapes: State
+
+
+def make_phases(experiment: Experiment, steps: int) -> tuple[tuple[Phase, ...], State, Callable[[Any], Any]]:
+    """(phases of a run of `steps` steps, state before the first one, step → learning rate); compiles nothing yet."""
+    plan = experiment.plan
+    starts = (0, *(step for step in plan.changes if step < steps))
+    live, frozen = split_leaves(experiment)
+    ever = {**live, **masters(experiment, plan.live(starts[-1]) - live.keys())}
+    since = {path: next(start for start in starts if path in plan.live(start)) for path in ever}
+    counts = {name: len(experiment.sources[name].records) for name in experiment.method.streams}
+    # A step donates its state, and a donated buffer has one owner: a teacher's copy must be one.
+    begun = jax.tree.map(
+        lambda x: jnp.array(x, copy=True), experiment.method.start(experiment.method_state, ever, counts)
+    )
+    begin = {"batch_stats": experiment.variables["batch_stats"], "method": begun}
+    leaves = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for path, x in ever.items()}
+    phases = []
+    for start in starts:
+        optimizer, schedule = call(
+            optim.make_optimizer,
+            (leaves, steps, plan.rates, since, start),
+            experiment.config.get("optim"),
+            where="config.optim",
+        )
+        phases.append(_phase(experiment, start, optimizer, leaves, frozen, begin))
+    state = first_state(live, phases[0].optimizer, **begin)
+    return (
+        tuple(phases),
+        jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), state, phases[0].shapes),
+        schedule,
+    )
+
+
+def _phase(
+    experiment: Experiment,
+    start: int,
+    optimizer: optax.GradientTransformation,
+    leaves: Mapping[str, Any],
+    frozen: Mapping[str, Any],
+    begin: Mapping[str, Any],
+) -> Phase:
+    live, settings = experiment.plan.live(start) & frozenset(leaves), experiment.settings
+    mine = {path: leaves[path] for path in live}
+    shapes = jax.eval_shape(lambda live: first_state(live, optimizer, **begin), mine)
+    placed = jax.tree_util.tree_map_with_path(
+        lambda keys, x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(keys, x, leaves, experiment.mesh)),
+        shapes,
+    )
+    step = make_step(
+        experiment.method_at(start),
+        optimizer,
+        compute_dtype=jnp.dtype(settings.compute_dtype),
+        accumulate=settings.accumulate,
+    )
+    return Phase(
+        start=start,
+        live=live,
+        frozen={path: leaf for path, leaf in frozen.items() if path not in live},
+        optimizer=optimizer,
+        step=jax.jit(step, donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, placed), None)),
+        shapes=placed,
+    )
+
+
+def _sharding(keys: tuple, leaf: Any, leaves: Mapping[str, Any], mesh: Any) -> Any:
+    """Where a part of the state lies: with the live leaf that it is kept for, if it has its shape; else everywhere."""
+    names = [key.key for key in keys if isinstance(key, jax.tree_util.DictKey) and key.key in leaves]
+    if names and leaves[names[-1]].shape == leaf.shape:
+        return leaves[names[-1]].sharding
+    return replicated(mesh)
+
+
+def enter(phase: Phase, state: State, experiment: Experiment) -> State:
+    """The state at the start of `phase` from that at the end of the one before.
+
+    What the optimizer knows of a leaf that was live stays; leaves that become live start from the experiment's values.
+    """
+    live = {**state.live, **masters(experiment, phase.live - state.live.keys())}
+    optimizer = optim.carried(phase.optimizer.init(live), state.optimizer)
+    entered = state._replace(live=live, optimizer=optimizer)
+    return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), entered, phase.shapes)
+
+
+def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
+    """The phase to which a state of `step` steps done belongs before the next step is taken: that of its last step."""
+    return [phase for phase in phases if phase.start < max(step, 1)][-1]
+
+
+def split_leaves(experiment: Experiment) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(float32 masters of the leaves that are live at the start, frozen leaves) of those that run, placed."""
+    live, dtype = experiment.plan.live(0), jnp.dtype(experiment.settings.compute_dtype)
+    leaves = _leaves(experiment)
+    # Frozen leaves take the compute dtype once, here, and not in every step.
+    frozen = {path: cast(leaf, dtype) for path, leaf in leaves.items() if path not in live}
+    return masters(experiment, live & leaves.keys()), _placed(experiment, frozen)
+
+
+def masters(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]:
+    """Float32 copies of leaves with the experiment's values, placed; nobody else owns them, for a step donates them."""
+    leaves = _leaves(experiment)
+    return _placed(experiment, {path: jnp.array(leaves[path], jnp.float32, copy=True) for path in paths})
+
+
+def _leaves(experiment: Experiment) -> dict[str, Any]:
+    """The leaves of the stages that run."""
+    used = set(used_paths(experiment.variables, experiment.model.stop))
+    return {path: leaf for path, leaf in flatten(experiment.variables["params"]).items() if path in used}
+
+
+def _placed(experiment: Experiment, leaves: Mapping[str, Any]) -> dict[str, Any]:
+    rules = (*get_family(experiment.model.family).sharding, (r"(head|method|teacher|carried)/.*", ()))
+    places = shardings(rules, {path: x.shape for path, x in leaves.items()}, experiment.mesh, strict=False)
+    return jax.device_put(dict(leaves), places)
