@@ -120,12 +120,18 @@ def folder_of(workdir: Path, name: str, seed: int) -> Path:
 
 
 def record_of(case: Case, seed: int, folder: Path) -> dict[str, Any]:
-    """What is kept of a run: the numbers of each split at the chosen checkpoint, steps, seconds, live parameters."""
+    """What is kept of a run: numbers of each split at the chosen checkpoint, steps, seconds, live parameters.
+
+    Under `training` stand the method's own numbers of the last step that was logged.
+    """
     from tljax.reports.records import read_run
 
     found = read_run(folder)
     ends = found.of("end")
     metrics = {split: entry["metrics"] for split, entry in found.last_evaluations().items()}
+    logged = found.of("train")
+    if logged and logged[-1]["metrics"]:
+        metrics["training"] = logged[-1]["metrics"]
     return {
         "case": case.name,
         "seed": seed,

@@ -34,7 +34,7 @@ STUDY = Study(
         *(Column(pair, pair, "accuracy") for pair in (f"{source} → {target}" for source, target in PAIRS)),
         Column("mean within the source", "within", "accuracy"),
     ),
-    seeds=1,
+    seeds=3,
 )
 
 

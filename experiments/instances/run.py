@@ -29,7 +29,11 @@ STUDY = Study(
         ),
         Case("as many labels without the rule", {**drawn("uniform"), "method": {"name": "supervised"}}),
     ),
-    columns=(Column("test accuracy, %", "test", "accuracy"), Column("test log loss", "test", "log_loss", False, 3)),
+    columns=(
+        Column("test accuracy, %", "test", "accuracy"),
+        Column("test log loss", "test", "log_loss", False, 3),
+        Column("effective sample size, %", "training", "effective_sample_size"),
+    ),
     seeds=5,
 )
 

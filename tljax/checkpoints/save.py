@@ -137,7 +137,7 @@ def _writer(family, model, variables, chosen, classes, processor):
         names = ", ".join(name for name, _ in model.head.heads)
         raise UserError(
             f"The model has the heads {names}, and the reference's classes have one each. Save the model with one of "
-            "them (tljax.tasks.several.with_one_head), or the backbone alone (head=None)."
+            "them (export --head=NAME; tljax.tasks.several.with_one_head), or the backbone alone (head=None)."
         )
     cure = "Save the backbone alone (head=None)."
     if hasattr(model.head, "pool"):

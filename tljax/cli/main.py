@@ -64,6 +64,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     parser.add_argument("--text", action="append", default=[], help="predict: a text; repeat for several")
     parser.add_argument("--input", action="append", default=[], help="predict: a file or folder of inputs")
     parser.add_argument("--output", help="predict: a jsonl file; export: a folder")
+    parser.add_argument("--head", help="export: the one of several tasks whose head is kept")
     parser.add_argument("--split", help="evaluate: the entry of config.data; default: test, else validation")
     overrides, rest = _take_overrides(argv)
     known, unknown = parser.parse_known_args(rest)

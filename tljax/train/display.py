@@ -57,8 +57,9 @@ class Display:
             self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{rate:.2f}")
         elif time.monotonic() - self._last > PLAIN_INTERVAL:
             self._last = time.monotonic()
-            left = (self._total - step) / max(rate, 1e-9)
-            self.say(f"step {step}/{self._total}  loss {loss:.4f}  {rate:.2f} steps/s  {left:.0f} s left")
+            # The first step has no speed yet.
+            left = f"  {rate:.2f} steps/s  {(self._total - step) / rate:.0f} s left" if rate > 0 else ""
+            self.say(f"step {step}/{self._total}  loss {loss:.4f}{left}")
 
     def metrics(self, title: str, metrics: Mapping[str, Mapping[str, float]]) -> None:
         """A closing table: one row a split, one column a metric."""
