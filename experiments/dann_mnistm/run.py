@@ -24,6 +24,7 @@ STUDY = Study(
         Case("DAN", {"method": {"name": "dan", "stages": 2}}),
         Case("Deep CORAL", {"method": {"name": "deep_coral", "place": "logits"}}),
         Case("MCC", {"method": {"name": "mcc"}}),
+        Case("DANN, longer", {"train.steps": 7000, "train.eval_every": 1000, "method.ramp": 7000}, seeds=1),
         Case("trained on target", {"method": {"name": "supervised"}, "data": ON_TARGET}),
     ),
     columns=(
