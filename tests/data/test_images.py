@@ -313,6 +313,24 @@ def test_chances_are_kept(photo):
             assert all(np.ptp(x, axis=-1).max() == 0 for x, is_gray in zip(seen, changed, strict=True) if is_gray)
 
 
+@pytest.mark.parametrize("channels", ["RGB", "BGR", "L"])
+def test_an_opened_record_is_not_decoded_again(photo, channels, monkeypatch):
+    colours = {"mean": 0.3, "std": 0.7} if channels == "L" else {"mean": (0.1, 0.2, 0.4), "std": (0.5, 0.3, 0.7)}
+    plain = ImageProcessor(size=12, channels=channels, **colours)
+    record = {"id": 3, "image": photo(16, 20), "label": 1}
+    views = [plain.replace(augment=x) for x in (dict(flip=True, crop=2), dict(resized_crop=(0.3, 1.0), contrast=0.5))]
+
+    def seen(record):
+        rng = np.random.default_rng(0)
+        return [view.example(record, rng)["pixel_values"] for view in views]
+
+    expected, opened = seen(record), plain.opened(record)
+    monkeypatch.delattr(Image, "open")
+    for ours, wanted in zip(seen(opened), expected, strict=True):
+        np.testing.assert_array_equal(ours, wanted)
+    assert opened["label"] == 1 and isinstance(record["image"], bytes)
+
+
 def test_images_of_different_sizes_cannot_be_batched(photo):
     ours = ImageProcessor(size=None, resize="none")
     with pytest.raises(UserError, match="different sizes"):

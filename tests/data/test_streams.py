@@ -100,6 +100,18 @@ def test_augmentation_differs_between_epochs_and_seeds_and_rests_without_being_a
     assert len(set(pixels())) == 1
 
 
+def test_views_take_the_place_of_inputs(images):
+    changes = {"weak": {"flip": True}, "strong": {"brightness": 0.5, **AUGMENT}}
+    batch = next(train_stream(images, PIXELS, batch_size=4, seed=5, augment=AUGMENT, views=changes))
+    assert set(batch) == {"views", "targets", "weight", "index"} and set(batch["views"]) == set(changes)
+    for place, row in enumerate(batch["index"]):
+        # One generator an example, which its views draw from in the order of their names.
+        rng = np.random.Generator(np.random.Philox(key=np.array([5, place], np.uint64)))
+        for name in sorted(changes):
+            expected = PIXELS.replace(augment=changes[name]).example(images.records[row], rng)
+            np.testing.assert_array_equal(batch["views"][name]["pixel_values"][place], expected["pixel_values"])
+
+
 def test_shards_put_together_are_the_batch_of_one_process(images, texts, tokens):
     for source, processor, fixed in ((images, PIXELS, PIXELS), (texts, tokens, tokens.fixed_shape())):
         for make in (train_stream, eval_stream):

@@ -6,15 +6,22 @@ from tljax.base.errors import UserError
 from tljax.base.tables import lookup
 from tljax.base.types import Plan
 from tljax.strategies import TABLE
+from tljax.strategies.bias_only import bias_only
 from tljax.strategies.compose import compose
+from tljax.strategies.ema import ema
 from tljax.strategies.fine_tune import fine_tune
 from tljax.strategies.freeze import freeze
 from tljax.strategies.gradual_unfreezing import gradual_unfreezing
+from tljax.strategies.l2_sp import l2_sp
 from tljax.strategies.last_k import last_k
 from tljax.strategies.layer_decay import layer_decay
 from tljax.strategies.linear_probe import linear_probe
 from tljax.strategies.lp_ft import lp_ft
+from tljax.strategies.mixout import mixout
+from tljax.strategies.norm_only import norm_only
+from tljax.strategies.rates import rates
 from tljax.strategies.scratch import scratch
+from tljax.strategies.surgical import surgical
 
 LENGTHS = {"steps": 1, "epochs": 12.5, "run": 100}
 STAGES = ("embed", "block0", "block1", "block10", "pool", "norm")
@@ -36,7 +43,13 @@ def of(*stages):
 
 
 def test_the_table_leads_to_every_strategy():
-    required = {"freeze": {"rules": ["embed"]}, "last_k": {"k": 1}, "layer_decay": {"rate": 0.5}}
+    required = {
+        "freeze": {"rules": ["embed"]},
+        "last_k": {"k": 1},
+        "layer_decay": {"rate": 0.5},
+        "surgical": {"stages": ["embed"]},
+        "rates": {"rules": [("head/.*", 2.0)]},
+    }
     for name in TABLE:
         plan = lookup(TABLE, name, what="strategy")(STAGES, PATHS, **required.get(name, {}))
         assert isinstance(plan, Plan)
@@ -242,3 +255,78 @@ def test_the_stricter_statistics_hold_and_opposites_conflict():
     plans["fine_tune"] = fine_tune(STAGES, PATHS, batch_stats="train")
     with pytest.raises(UserError, match="fine_tune says 'train', last_k says 'frozen'"):
         compose(plans, PATHS)
+
+
+# --- what trains
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "live"),
+    [
+        (bias_only, {}, {"backbone/block0/bias"}),
+        (norm_only, {}, of("norm")),
+        (surgical, {"stages": ("block0", "norm")}, of("block0", "norm")),
+        (surgical, {"stages": "embed"}, of("embed")),
+    ],
+    ids=str,
+)
+def test_what_trains_beside_the_wings(make, options, live):
+    assert make(STAGES, PATHS, **options).live(0) == WINGS | live
+
+
+def test_surgery_may_leave_the_head_alone():
+    plan = surgical(STAGES, PATHS, stages=["block1"], head=False)
+    assert plan.live(0) == of("block1") | {"method/projector/kernel"}
+    with pytest.raises(UserError, match=r"no stage 'blok1' with parameters\. Did you mean 'block1'"):
+        surgical(STAGES, PATHS, stages=["blok1"])
+
+
+def test_what_is_not_there_cannot_train():
+    with pytest.raises(UserError, match="no leaf called bias"):
+        bias_only(STAGES, [path for path in PATHS if not path.endswith("bias")])
+    with pytest.raises(UserError, match="no leaf called scale"):
+        norm_only(STAGES, [path for path in PATHS if not path.endswith("scale")])
+
+
+def test_rates_by_rules():
+    plan = rates(STAGES, PATHS, rules=[("backbone/embed/.*", 0.1), ("head/.*", 0)])
+    assert plan.rates == {"backbone/embed/table": 0.1, "head/out/kernel": 0.0}
+    both = compose({"rates": plan, "layer_decay": layer_decay(STAGES, PATHS, rate=0.5)}, PATHS)
+    assert both.rates["backbone/embed/table"] == pytest.approx(0.1 * 0.5**5)
+    with pytest.raises(UserError, match="matches no path"):
+        rates(STAGES, PATHS, rules=[("backbone/embd/.*", 0.1)])
+    with pytest.raises(UserError, match="is no pair"):
+        rates(STAGES, PATHS, rules=["embed"])
+
+
+def test_pulls_add_up_and_mixing_takes_the_higher():
+    plan = compose(
+        {
+            "l2_sp": l2_sp(STAGES, PATHS, strength=0.2, head=0.0),
+            "again": l2_sp(STAGES, PATHS, strength=0.3, head=0.1),
+            "mixout": mixout(STAGES, PATHS, probability=0.7),
+            "less": mixout(STAGES, PATHS, probability=0.1),
+            "ema": ema(STAGES, PATHS, decay=0.9),
+        },
+        PATHS,
+    )
+    assert plan.pull["backbone/norm/scale"] == pytest.approx(0.5) and plan.pull["head/out/kernel"] == 0.1
+    assert "method/projector/kernel" not in plan.pull
+    assert plan.mixed["backbone/block0/attention/kernel"] == 0.7 and "backbone/block0/bias" not in plan.mixed
+    assert plan.average == 0.9
+    with pytest.raises(UserError, match="ema with more each keep an average"):
+        compose({"ema": ema(STAGES, PATHS), "more": ema(STAGES, PATHS, decay=0.5)}, PATHS)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (l2_sp, {"strength": -1}, "strength is -1"),
+        (mixout, {"probability": 1}, "up to, but not including, 1"),
+        (ema, {"decay": 1.0}, "up to, but not including, 1"),
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range_are_refused(make, options, message):
+    with pytest.raises(UserError, match=message):
+        make(STAGES, PATHS, **options)

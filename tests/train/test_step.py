@@ -10,7 +10,7 @@ import pytest
 
 from tljax.base.types import Loss, Method
 from tljax.train.state import State, first_state, merge, split
-from tljax.train.step import make_step
+from tljax.train.step import START, make_step, mix_leaves
 
 KEY = jax.random.key(0)
 
@@ -185,3 +185,60 @@ def test_randomness_is_a_function_of_key_and_step():
     _, again = step(state, frozen, {"train": {}}, KEY)
     assert first["loss"] == again["loss"]
     assert first["loss"] != second["loss"]
+
+
+def _plan_run(steps=1, seed=0, **plan):
+    """(state, metrics, the first values) after steps of a run whose leaves were moved away from those."""
+    first, frozen = split(_params(), frozenset(ALL), jnp.float32)
+    live = {path: leaf + 0.1 for path, leaf in first.items()}
+    starts = {f"{START}{path}": leaf for path, leaf in first.items()}
+    optimizer = optax.sgd(0.1)
+    state = first_state(live, optimizer, batch_stats={}, method={}, average="average" in plan)
+    step = jax.jit(make_step(_method(), optimizer, compute_dtype=jnp.float32, **plan))
+    for _ in range(steps):
+        state, metrics = step(state, {**frozen, **starts}, {"train": _batch()}, jax.random.key(seed))
+    return state, metrics, first
+
+
+def test_a_pull_is_the_gradient_of_its_penalty():
+    strengths = {"backbone/block0/kernel": 0.3, "head/out/bias": 0.05}
+    pulled, metrics, first = _plan_run(pull=strengths)
+    free, _, _ = _plan_run()
+    for path in ALL:
+        moved = -0.1 * strengths.get(path, 0.0) * ((first[path] + 0.1) - first[path])
+        np.testing.assert_allclose(pulled.live[path] - free.live[path], moved, atol=1e-6)
+    assert float(metrics["gradient_norm"]) > 0
+
+
+def test_mixed_leaves_are_the_start_or_the_leaf_and_their_mean_is_the_leaf():
+    kernel, chance = "backbone/block0/kernel", 0.4
+    first, _ = split(_params(), frozenset(ALL), jnp.float32)
+    live = {path: leaf + 0.1 for path, leaf in first.items()}
+    frozen = {f"{START}{kernel}": first[kernel]}
+    draw = jax.jit(jax.vmap(lambda key: mix_leaves(live, frozen, {kernel: chance}, key)))
+    found = draw(jax.random.split(KEY, 4000))
+    start, now = first[kernel], live[kernel]
+    values = np.stack([(start - chance * start) / (1 - chance), (now - chance * start) / (1 - chance)])
+    apart = np.abs(np.asarray(found[kernel])[:, None] - values).min(axis=1)
+    np.testing.assert_allclose(apart, 0, atol=1e-5)
+    np.testing.assert_allclose(found[kernel].mean(axis=0), now, atol=0.02)
+    np.testing.assert_array_equal(found["head/out/kernel"][7], live["head/out/kernel"])
+    plain, _, _ = _plan_run()
+    same, _, _ = _plan_run(mixed={kernel: 0.0})
+    np.testing.assert_array_equal(plain.live[kernel], same.live[kernel])
+    other, _, _ = _plan_run(mixed={kernel: 0.5})
+    assert not np.allclose(plain.live["head/out/kernel"], other.live["head/out/kernel"])
+
+
+def test_an_average_follows_and_is_what_is_evaluated():
+    states = [_plan_run(steps=n, average=0.6)[0] for n in (1, 2, 3)]
+    path = "head/out/kernel"
+    expected = split(_params(), frozenset(ALL), jnp.float32)[0][path] + 0.1
+    for n, state in enumerate(states, 1):
+        keep = min(0.6, n / (n + 1))
+        expected = keep * expected + (1 - keep) * state.live[path]
+        np.testing.assert_allclose(state.average[path], expected, rtol=1e-6)
+        np.testing.assert_array_equal(state.evaluated[path], state.average[path])
+    plain, _, _ = _plan_run(steps=3)
+    np.testing.assert_array_equal(states[-1].live[path], plain.live[path])
+    assert plain.average == {} and plain.evaluated == dict(plain.live)

@@ -58,7 +58,7 @@ def examiner(experiment: Experiment, frozen: Mapping[str, Any]) -> Callable[[Sta
         found: dict[str, dict[str, Any]] = {name: {} for name in names}
         run = _reader(experiment)
         for when, now in (("start", _first(experiment, state)), ("end", state)):
-            params = merge(now.live, frozen, jnp.dtype(experiment.settings.compute_dtype))
+            params = merge(now.evaluated, frozen, jnp.dtype(experiment.settings.compute_dtype))
             read = partial(run, {"params": params, "batch_stats": now.batch_stats})
             for name in names:
                 found[name][when] = _read(experiment, name, read)
@@ -74,7 +74,8 @@ def _first(experiment: Experiment, state: State) -> State:
     live, _ = split(experiment.variables["params"], frozenset(state.live), jnp.float32)
     place = lambda old, now: jax.device_put(jnp.asarray(old, now.dtype), now.sharding)  # noqa: E731
     stats = jax.tree.map(place, experiment.variables["batch_stats"], state.batch_stats)
-    return state._replace(live={path: place(live[path], leaf) for path, leaf in state.live.items()}, batch_stats=stats)
+    live = {path: place(live[path], leaf) for path, leaf in state.live.items()}
+    return state._replace(live=live, batch_stats=stats, average={})
 
 
 def _reader(experiment: Experiment) -> Callable[[Any, Any], dict[str, Any]]:

@@ -1,7 +1,7 @@
 """From a config to an `Experiment`: data, model, task and head, method, strategies.
 
 The order of initialisation is fixed. Data come first (they say how many classes there are), then the model (shapes and
-pretrained backbone), task and head, method, strategies, and random values where a strategy resets. Whatever is random
+pretrained backbone), task and head, method, strategies and their adapters, and random values where one resets. Whatever is random
 has its own key, so that one choice does not move another's random numbers.
 """
 
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from tljax import methods, strategies, tasks
+from tljax.assembly.adapters import with_adapters
 from tljax.assembly.model import make_model
 from tljax.assembly.objective import (
     check_head,
@@ -166,6 +167,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     if all(name in sources for name in method.streams):
         lengths = _reading(method, settings, mesh, entries, sources).lengths(settings)
     plan = _plan(config.get("strategy") or {"fine_tune": {}}, stages, used_paths(variables, stop), lengths)
+    variables = with_adapters(model, variables, plan.adapters, jax.random.fold_in(key, 4))
     variables = _reset(model, variables, plan, jax.random.fold_in(key, 3))
     if teacher is not None:  # after the strategies: no strategy moves it
         variables["params"]["teacher"] = teacher

@@ -11,10 +11,10 @@ from tljax import optim
 from tljax.assembly.experiment import Experiment, used_paths
 from tljax.base.paths import flatten
 from tljax.base.tables import call
-from tljax.models import get_family
+from tljax.models import adapters, get_family
 from tljax.sharding import replicated, shardings
 from tljax.train.state import State, cast, first_state
-from tljax.train.step import make_step
+from tljax.train.step import START, make_step
 
 
 class Phase(NamedTuple):
@@ -49,8 +49,14 @@ def make_phases(experiment: Experiment, steps: int) -> tuple[tuple[Phase, ...], 
     begun = jax.tree.map(
         lambda x: jnp.array(x, copy=True), experiment.method.start(experiment.method_state, ever, counts)
     )
-    begin = {"batch_stats": experiment.variables["batch_stats"], "method": begun}
+    begin = {
+        "batch_stats": experiment.variables["batch_stats"],
+        "method": begun,
+        "average": plan.average is not None,
+    }
     leaves = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for path, x in ever.items()}
+    anchored = ever.keys() & {*plan.pull, *plan.mixed}
+    frozen |= {START + path: leaf for path, leaf in masters(experiment, anchored).items()}
     phases = []
     for start in starts:
         optimizer, schedule = call(
@@ -88,6 +94,9 @@ def _phase(
         optimizer,
         compute_dtype=jnp.dtype(settings.compute_dtype),
         accumulate=settings.accumulate,
+        pull=experiment.plan.pull,
+        mixed=experiment.plan.mixed,
+        average=experiment.plan.average,
     )
     return Phase(
         start=start,
@@ -114,7 +123,8 @@ def enter(phase: Phase, state: State, experiment: Experiment) -> State:
     """
     live = {**state.live, **masters(experiment, phase.live - state.live.keys())}
     optimizer = optim.carried(phase.optimizer.init(live), state.optimizer)
-    entered = state._replace(live=live, optimizer=optimizer)
+    average = {path: state.average.get(path, leaf + 0.0) for path, leaf in live.items()} if state.average else {}
+    entered = state._replace(live=live, optimizer=optimizer, average=average)
     return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), entered, phase.shapes)
 
 
@@ -145,6 +155,7 @@ def _leaves(experiment: Experiment) -> dict[str, Any]:
 
 
 def _placed(experiment: Experiment, leaves: Mapping[str, Any]) -> dict[str, Any]:
-    rules = (*get_family(experiment.model.family).sharding, (r"(head|method|teacher|carried)/.*", ()))
+    family = get_family(experiment.model.family)
+    rules = (*adapters.SHARDING, *family.sharding, (r"(head|method|teacher|carried)/.*", ()))
     places = shardings(rules, {path: x.shape for path, x in leaves.items()}, experiment.mesh, strict=False)
     return jax.device_put(dict(leaves), places)

@@ -92,7 +92,7 @@ def make_job(experiment: Experiment) -> Job:
 
     def evaluation(name: str):
         def run(state: State):
-            params = merge(state.live, parts.frozen, dtype)
+            params = merge(state.evaluated, parts.frozen, dtype)
             predictions, targets, _ = collect(
                 partial(predict[experiment.entries[name].task], params, state.batch_stats),
                 evaluation_batches(experiment, name),
@@ -250,14 +250,16 @@ def trained_variables(
     def wanted(step: int) -> dict[str, Any]:
         # A checkpoint holds what was live in its last step.
         live = experiment.plan.live(max(step - 1, 0)) & leaf_paths
-        return shapes_of({"live": masters(experiment, live), "batch_stats": stats})
+        chosen = masters(experiment, live)
+        average = chosen if experiment.plan.average is not None else {}
+        return shapes_of({"live": chosen, "batch_stats": stats, "average": average})
 
     leaf_paths = frozenset(used_paths(experiment.variables, experiment.model.stop))
     found = load_trained(workdir, wanted, digests(experiment), say=say)
     if found is None:
         return None
     tree, step = found
-    return with_leaves(experiment, tree["live"], tree["batch_stats"]), step
+    return with_leaves(experiment, {**tree["live"], **tree["average"]}, tree["batch_stats"]), step
 
 
 def with_leaves(experiment: Experiment, live: Mapping[str, Any], batch_stats: Any) -> dict[str, Any]:

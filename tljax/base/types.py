@@ -286,6 +286,26 @@ class Method(NamedTuple):
     mixing: Callable[[Mapping[str, int]], Mapping[str, float]] | None = None
 
 
+class Adapter(NamedTuple):
+    """What a strategy puts beside one kernel; see `tljax.models.adapters`.
+
+    Attributes:
+      name: of its branch: "lora", "ia3", "bottleneck". A kernel has one of each name at most.
+      leaves: their paths below the module of the kernel ("lora/a").
+      init: (rng, kernel) → {path as in `leaves`: float32 array}.
+      frozen: those of `leaves` that never train ("lora/scale").
+      rates: path as in `leaves` → learning-rate factor, where it is not 1.
+      source: a folder in PEFT's format, from which the values are read instead; None takes those of `init`.
+    """
+
+    name: str
+    leaves: tuple[str, ...]
+    init: Callable[[Any, Any], Mapping[str, Any]]
+    frozen: tuple[str, ...] = ()
+    rates: Mapping[str, float] = {}
+    source: str | None = None
+
+
 class Plan(NamedTuple):
     """Who trains and how fast. A strategy is `strategy(stages, paths, **options) -> Plan`; plans compose.
 
@@ -300,6 +320,14 @@ class Plan(NamedTuple):
       rates: path → learning-rate factor, for paths where it is not 1. Composed plans multiply.
       reset: paths that start from random values and not from the checkpoint. Composed plans unite.
       batch_stats: "auto" (running statistics of live stages move), "frozen" or "train".
+      pull: path → strength of a pull towards the leaf's first value: strength · (leaf − first) is added to its
+        gradient. Composed plans add up.
+      mixed: path → probability with which each number of the leaf is its first value in a step's forward pass, and the
+        rest moved so that the mean stays. Of composed plans the highest counts.
+      average: the decay of an exponential moving average of the live leaves, which is evaluated, saved as the best and
+        exported in their place; None without one. One of the composed plans may have it.
+      adapters: path of a kernel → what stands beside it. Of composed plans a kernel has all, and none where another plan
+        never lets it train; they are live as soon as the others let the kernel train.
     """
 
     live: Callable[[float], frozenset[str]]
@@ -308,3 +336,7 @@ class Plan(NamedTuple):
     rates: Mapping[str, float] = {}
     reset: frozenset[str] = frozenset()
     batch_stats: str = "auto"
+    pull: Mapping[str, float] = {}
+    mixed: Mapping[str, float] = {}
+    average: float | None = None
+    adapters: Mapping[str, tuple[Adapter, ...]] = {}

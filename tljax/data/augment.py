@@ -241,8 +241,9 @@ def _cut_out(pixels: np.ndarray, share: float, rng: np.random.Generator) -> np.n
 
 
 def _random_crop(pixels: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    padded = np.pad(pixels, [(pad, pad), (pad, pad), (0, 0)])
+    height, width, channels = pixels.shape
+    padded = np.zeros((height + 2 * pad, width + 2 * pad, channels), pixels.dtype)
+    padded[pad : pad + height, pad : pad + width] = pixels
     top, left = rng.integers(0, 2 * pad + 1, 2)
     return padded[top : top + height, left : left + width]
 

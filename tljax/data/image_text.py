@@ -94,6 +94,11 @@ class ImageTextProcessor:
         texts = self.texts.example(record, rng) if "text" in held else {}
         return {**images, **{name: x for name, x in texts.items() if name != "token_type_ids"}}
 
+    def opened(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The record with its image decoded, where it is read, for several calls of `example`."""
+        read = self.reads != "text" and record.get("image") is not None
+        return self.images.opened(record) if read else record
+
     def size_of(self, example: Mapping[str, np.ndarray]) -> int:
         """Tokens of an example: batches of similar size waste less padding."""
         return example["input_ids"].shape[-1] if "input_ids" in example else 0

@@ -1,6 +1,7 @@
 """Images → normalised pixels, by the checkpoint's own size, crop, mean and deviation."""
 
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -122,9 +123,17 @@ class ImageProcessor:
         if self.size is not None:
             pixels = _center_crop(pixels, self.size)
         pixels = changed_pixels(pixels, augment, rng)
-        pixels = pixels[..., ::-1] if self.channels == "BGR" else pixels
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        return {"pixel_values": (pixels * np.float32(self.rescale) - mean) / std}
+        pixels = pixels.take((2, 1, 0), axis=2) if self.channels == "BGR" else pixels
+        return {"pixel_values": self._normalised(pixels)}
+
+    def _normalised(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W, C), uint8 → float32."""
+        # NumPy loops over the last axis: rows of W · C numbers take a fifth of the time of H · W rows of C.
+        rows = pixels.reshape(len(pixels), -1)
+        values = rows * np.float32(self.rescale)
+        values -= _repeated(self.mean, values.shape[1])
+        values /= _repeated(self.std, values.shape[1])
+        return values.reshape(pixels.shape)
 
     def collate(self, examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """`pixel_values` (B, H, W, C), float32."""
@@ -157,6 +166,8 @@ class ImageProcessor:
         """The record's image, upright, in the channels of the processor; raises `UserError` where there is none."""
         image = record.get("image")
         name = f"The image {record.get('id')!r}"
+        if isinstance(image, Image.Image):
+            return image
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))):
                 raise UserError(
@@ -167,7 +178,8 @@ class ImageProcessor:
         elif isinstance(image, bytes):
             try:
                 with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata, which nobody reads
-                    image = ImageOps.exif_transpose(Image.open(io.BytesIO(image)))
+                    image = Image.open(io.BytesIO(image))
+                    ImageOps.exif_transpose(image, in_place=True)
                     image.load()
             except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
                 raise UserError(f"{name} cannot be decoded: {error}. Is the file complete?") from error
@@ -175,7 +187,12 @@ class ImageProcessor:
             raise UserError(f"The record {record.get('id')!r} holds no image, and the checkpoint reads images.")
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8, not scale them
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        return image.convert("L" if self.channels == "L" else "RGB")
+        mode = "L" if self.channels == "L" else "RGB"
+        return image if image.mode == mode else image.convert(mode)
+
+    def opened(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The record with its image decoded, for several calls of `example`."""
+        return {**record, "image": self.decode(record)}
 
     def _resized(self, image: Image.Image) -> Image.Image:
         if self.resize == "none":
@@ -198,6 +215,12 @@ def read_preprocessor_config(path: str | os.PathLike) -> ImageProcessor:
     return ImageProcessor(**options_of(config, str(path)))
 
 
+@functools.lru_cache(maxsize=64)
+def _repeated(values: tuple[float, ...], count: int) -> np.ndarray:
+    """`values` again and again, (count,), float32."""
+    return np.resize(np.asarray(values, np.float32), count)
+
+
 def _is_size(value: Any, one: bool) -> bool:
     values = (value,) if one else value
     return isinstance(values, tuple) and len(values) == (1 if one else 2) and all(_is_pixels(x) for x in values)
@@ -213,6 +236,8 @@ def _times(size: tuple[int, int], factor: float) -> tuple[int, int]:
 
 def _center_crop(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The centre of `pixels`; zeros where they are smaller, one more before than after where the number is odd."""
+    if pixels.shape[:2] == size:
+        return pixels
     pads = [(math.ceil((to - have) / 2), (to - have) // 2) for to, have in zip(size, pixels.shape, strict=False)]
     pads = [(max(before, 0), max(after, 0)) for before, after in pads]
     if any(map(any, pads)):

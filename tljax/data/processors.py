@@ -3,6 +3,7 @@
 A processor is a frozen dataclass with these members, and the streams know no others:
 
 - `example(record, rng=None)` → dict of arrays of one example; `rng` is given in training, for random changes.
+- `opened(record)` → the record, with what its views share done once (an image decoded); else absent.
 - `collate(examples)` → the batch's `inputs`, under Hugging Face's names.
 - `size_of(example)` → how long an example is, where batches of similar examples waste less padding; else absent.
 - `fixed_shape()` → the same with one shape for all batches.

@@ -3,8 +3,8 @@
 A batch is a dict: `inputs` (Hugging Face's names), `targets` (int32 (B,), float32 (B,), or float32 (B, Y) for several
 classes an example, or what a processor makes that makes targets itself; absent without labels), `weight` float32 (B,):
 0 for padding, else 1 or the class's weight; `index` int32 (B,): the position in the source, −1 for padding; `views`
-{name: inputs}: random views of the same examples, where they are asked for; `episode` int32 (B,): the number of the
-example's episode, where the stream gives episodes.
+{name: inputs}, in place of `inputs` where they are asked for: random views of the same examples; `episode` int32 (B,):
+the number of the example's episode, where the stream gives episodes.
 """
 
 import hashlib
@@ -58,7 +58,8 @@ def train_stream(
       start: the first step to give.
       workers: processes that prepare batches; 0 prepares them in threads of this one.
       augment: the processor's options of augmentation, such as those of `tljax.data.images.Augment`.
-      views: name → such options, for random views of each example beside its `inputs`.
+      views: name → such options, for random views of each example. They take the place of its `inputs`, which are then
+        not made; `augment` changes nothing.
       class_weights: (Y,), the weight of each class.
       episodes: the batches are whole episodes of this shape, drawn anew at each step; there are no epochs then. The
         order in an episode is class by class, its shots, then its queries.
@@ -228,14 +229,12 @@ class _Read:
             if not isinstance(target, int):
                 raise UserError(f"{self._name}: class weights need one class a record.")
             weight = float(self._weights[target])
-        example = {
-            "inputs": self._processor.example(record, rng),
-            "target": target,
-            "weight": weight,
-            "index": position,
-        }
-        views = {name: processor.example(record, rng) for name, processor in self._views.items()}
-        return {**example, "views": views} if views else example
+        example = {"target": target, "weight": weight, "index": position}
+        if not self._views:
+            return {**example, "inputs": self._processor.example(record, rng)}
+        if hasattr(self._processor, "opened"):
+            record = self._processor.opened(record)
+        return {**example, "views": {name: view.example(record, rng) for name, view in self._views.items()}}
 
     def _target(self, record: Mapping[str, Any]) -> int | float | list[int] | None:
         """The label as int, float or list of int, after its classes were checked."""
@@ -275,15 +274,11 @@ class _Collate:
         self.processor, self._classes, self._name = processor, source.classes, source.name
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        collated = self.processor.collate([x["inputs"] for x in examples])
         batch = {
-            **(collated if getattr(self.processor, "makes_targets", False) else {"inputs": collated}),
+            **self._made(examples),
             "weight": np.array([x["weight"] for x in examples], np.float32),
             "index": np.array([x["index"] for x in examples], np.int32),
         }
-        if "views" in examples[0]:
-            views = examples[0]["views"]
-            batch["views"] = {name: self.processor.collate([x["views"][name] for x in examples]) for name in views}
         targets = [x["target"] for x in examples]
         kinds = {type(target) for target in targets}
         if kinds == {type(None)}:
@@ -298,6 +293,14 @@ class _Collate:
                 row[numbers] = 1
             return {**batch, "targets": marked}
         raise UserError(f"{self._name}: labels of different kinds in one batch, or lists of classes without names.")
+
+    def _made(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """`views`, or `inputs` with the targets that the processor makes."""
+        collate = self.processor.collate
+        if "views" in examples[0]:
+            return {"views": {name: collate([x["views"][name] for x in examples]) for name in examples[0]["views"]}}
+        collated = collate([x["inputs"] for x in examples])
+        return collated if getattr(self.processor, "makes_targets", False) else {"inputs": collated}
 
 
 def _check(

@@ -79,7 +79,7 @@ class Embeddings(nn.Module):
         x = x + Embed(c.type_vocab_size, c.hidden_size, c.init, name="types")(carry["token_type_ids"])
         x = x + Embed(c.max_position_embeddings, c.hidden_size, c.init, name="positions")(jnp.arange(ids.shape[1]))
         x = LayerNorm(c.layer_norm_eps, name="norm")(x)
-        table = words.variables["params"]["embedding"]
+        table = words.table()
         hidden = dropout(self, x, c.hidden_dropout_prob, train)
         return {"mask": carry["mask"], "hidden": hidden, "word_embeddings": table}
 

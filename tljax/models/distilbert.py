@@ -81,7 +81,7 @@ class Embeddings(nn.Module):
         words = Embed(c.vocab_size, c.dim, c.init, name="words")
         x = words(ids) + Embed(c.max_position_embeddings, c.dim, c.init, name="positions")(jnp.arange(ids.shape[1]))
         x = dropout(self, LayerNorm(1e-12, name="norm")(x), c.dropout, train)
-        return {"mask": carry["mask"], "hidden": x, "word_embeddings": words.variables["params"]["embedding"]}
+        return {"mask": carry["mask"], "hidden": x, "word_embeddings": words.table()}
 
 
 class Block(nn.Module):

@@ -84,7 +84,7 @@ class Embeddings(nn.Module):
         x = words(carry["input_ids"])
         x = x + Embed(c.n_positions, c.n_embd, c.init, name="positions")(carry["position_ids"])
         rest = {name: value for name, value in carry.items() if name != "input_ids"}
-        tied = {"word_embeddings": words.variables["params"]["embedding"]} if c.tie_word_embeddings else {}
+        tied = {"word_embeddings": words.table()} if c.tie_word_embeddings else {}
         return {**rest, **tied, "hidden": dropout(self, x, c.embd_pdrop, train)}
 
 

@@ -21,7 +21,7 @@ from tljax.models import keras_names
 from tljax.models.configs import read_config
 from tljax.models.formats import linear_classifier
 from tljax.models.inputs import start_pixels
-from tljax.models.layers import BatchNorm, Conv
+from tljax.models.layers import BatchNorm, Conv, max_pool
 from tljax.models.resizing import channels_resize
 from tljax.models.tower import Tower, with_map
 
@@ -198,7 +198,7 @@ class Stem(nn.Module):
         x = carry.get("hidden", carry.get("pixel_values"))
         for k, unit in enumerate(self.units):
             x = ConvNorm(self.config, unit, name=f"layer{k}")(x, train)
-        return with_map({"hidden": nn.max_pool(x, (3, 3), (2, 2)), **_pyramid(carry)}, self.keep)
+        return with_map({"hidden": max_pool(x, (3, 3), (2, 2)), **_pyramid(carry)}, self.keep)
 
 
 class Block(nn.Module):
@@ -214,7 +214,7 @@ class Block(nn.Module):
         for branch in self.branches:
             x = carry["hidden"]
             if branch.pool == "max":
-                x = nn.max_pool(x, (3, 3), (2, 2))
+                x = max_pool(x, (3, 3), (2, 2))
             elif branch.pool == "mean":
                 x = nn.avg_pool(x, (3, 3), (1, 1), ((1, 1), (1, 1)), count_include_pad=c.count_padding)
             for unit in branch.units:

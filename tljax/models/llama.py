@@ -174,7 +174,7 @@ class Embeddings(nn.Module):
         words = Embed(c.vocab_size, c.hidden_size, c.init, name="words")
         x = words(carry["input_ids"])
         rest = {name: value for name, value in carry.items() if name != "input_ids"}
-        tied = {"word_embeddings": words.variables["params"]["embedding"]} if c.tie_word_embeddings else {}
+        tied = {"word_embeddings": words.table()} if c.tie_word_embeddings else {}
         return {**rest, **tied, "hidden": x}
 
 

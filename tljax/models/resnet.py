@@ -18,7 +18,7 @@ from tljax.base.weights import Table
 from tljax.models.configs import read_config
 from tljax.models.formats import conv_rows, linear_classifier
 from tljax.models.inputs import start_pixels
-from tljax.models.layers import ACTIVATIONS, BatchNorm, Conv
+from tljax.models.layers import ACTIVATIONS, BatchNorm, Conv, max_pool
 from tljax.models.resizing import channels_resize
 from tljax.models.tower import Tower, with_map
 
@@ -75,7 +75,7 @@ class Stem(nn.Module):
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
         c = self.config
         x = ConvNorm(c.embedding_size, 7, 2, c.hidden_act, name="layer0")(carry["pixel_values"], train)
-        return with_map({"hidden": nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))}, self.keep)
+        return with_map({"hidden": max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))}, self.keep)
 
 
 class Block(nn.Module):

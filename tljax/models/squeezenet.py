@@ -23,7 +23,7 @@ from tljax.models.configs import read_config
 from tljax.models.formats import describe_labels, label_count, linear_classifier
 from tljax.models.heads import STARTS
 from tljax.models.inputs import start_pixels
-from tljax.models.layers import Conv
+from tljax.models.layers import Conv, max_pool
 from tljax.models.resizing import channels_resize
 from tljax.models.tower import Tower, with_map
 
@@ -105,7 +105,7 @@ def maximum(x: jax.Array, *, ceil_mode: bool) -> jax.Array:
     """The maximum over 3×3 windows with stride 2."""
     # An even size leaves one pixel over, for which a window may stick out by one.
     over = [(0, int(ceil_mode and size > 3 and size % 2 == 0)) for size in x.shape[1:3]]
-    return nn.max_pool(x, (3, 3), (2, 2), padding=over)
+    return max_pool(x, (3, 3), (2, 2), over)
 
 
 class SqueezeNet(Tower):

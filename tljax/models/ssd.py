@@ -23,7 +23,7 @@ from tljax.models.boxes import from_centers, to_centers
 from tljax.models.configs import pair, read_config
 from tljax.models.formats import describe_labels
 from tljax.models.inputs import start_pixels
-from tljax.models.layers import Conv
+from tljax.models.layers import Conv, max_pool
 from tljax.models.tower import Tower
 
 RATIOS = (2, 3)
@@ -94,7 +94,7 @@ class ConvStage(nn.Module):
         if self.pool:
             # The third pooling also takes the odd row and column at the edge, as the original does.
             edges = [(0, size % 2 if self.pool == 3 else 0) for size in x.shape[1:3]]
-            x = nn.max_pool(x, (2, 2), (2, 2), padding=edges)
+            x = max_pool(x, (2, 2), (2, 2), edges)
         x = nn.relu(Conv(self.features, (3, 3), padding=1, use_bias=True, name="conv")(x))
         carry = {name: value for name, value in carry.items() if name != "pixel_values"}
         if self.keep:
@@ -120,7 +120,7 @@ class Bridge(nn.Module):
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
-        x = nn.max_pool(carry["hidden"], (3, 3), (1, 1), padding=((1, 1), (1, 1)))
+        x = max_pool(carry["hidden"], (3, 3), (1, 1), ((1, 1), (1, 1)))
         conv = Conv(self.features, (3, 3), padding=6, dilation=6, use_bias=True, kernel_init=XAVIER, name="conv")
         return {**carry, "hidden": nn.relu(conv(x))}
 

@@ -194,7 +194,7 @@ class Words(nn.Module):
         rest = {name: value for name, value in carry.items() if name != "input_ids"}
         if "encoder_hidden" not in carry:
             rest["hidden"] = dropout(self, words(carry["input_ids"]), c.dropout_rate, train)
-        return {**rest, "word_embeddings": words.variables["params"]["embedding"]}
+        return {**rest, "word_embeddings": words.table()}
 
 
 class EncoderBlock(nn.Module):

@@ -23,7 +23,7 @@ from tljax.models import keras_names
 from tljax.models.configs import read_config
 from tljax.models.formats import dense_rows, linear_classifier
 from tljax.models.inputs import start_pixels
-from tljax.models.layers import BatchNorm, Conv, Dense, dropout
+from tljax.models.layers import BatchNorm, Conv, Dense, dropout, max_pool
 from tljax.models.resizing import channels_resize
 from tljax.models.tower import Tower, with_map
 
@@ -78,7 +78,7 @@ class Block(nn.Module):
             x = BatchNorm(name=f"norm{k}")(x, train) if self.config.batch_norm else x
             x = jax.nn.relu(x)
         before = {key: x for key, x in carry.items() if key == "pyramid"}
-        return with_map({**before, "hidden": nn.max_pool(x, (2, 2), (2, 2))}, self.keep)
+        return with_map({**before, "hidden": max_pool(x, (2, 2), (2, 2))}, self.keep)
 
 
 class FullyConnected(nn.Module):

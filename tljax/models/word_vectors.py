@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from tljax.base.errors import UserError
 from tljax.base.types import Family
 from tljax.base.weights import AS_IS, Table, row
+from tljax.models.adapters import linear
 from tljax.models.configs import read_config
 from tljax.models.tower import Tower
 
@@ -42,7 +43,11 @@ class Lookup(nn.Module):
         shape = (self.config.words, self.config.hidden_size)
         table = self.param("embedding", nn.initializers.truncated_normal(0.02), shape)
         ids = carry["input_ids"]
-        hidden = jnp.take(table, ids, axis=0, mode="fill", fill_value=0)
+
+        def look_up(ids: jax.Array, table: jax.Array) -> jax.Array:
+            return jnp.take(table, ids, axis=0, mode="fill", fill_value=0)
+
+        hidden = linear(self, ids, table, None, look_up)
         return {"hidden": hidden, "mask": carry["mask"] * (ids < shape[0])}
 
 

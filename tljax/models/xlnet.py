@@ -110,7 +110,7 @@ class Embeddings(nn.Module):
             new["query"] = jnp.broadcast_to(unknown, (*carry["target_mapping"].shape[:2], c.d_model))
         new = {name: dropout(self, value, c.dropout, train) for name, value in new.items()}
         if c.tie_word_embeddings:
-            new["word_embeddings"] = words.variables["params"]["embedding"]
+            new["word_embeddings"] = words.table()
         return {**{name: value for name, value in carry.items() if name != "input_ids"}, **new}
 
 

@@ -12,5 +12,15 @@ TABLE = {
     "layer_decay": "tljax.strategies.layer_decay:layer_decay",
     "lp_ft": "tljax.strategies.lp_ft:lp_ft",
     "gradual_unfreezing": "tljax.strategies.gradual_unfreezing:gradual_unfreezing",
+    "bias_only": "tljax.strategies.bias_only:bias_only",
+    "norm_only": "tljax.strategies.norm_only:norm_only",
+    "surgical": "tljax.strategies.surgical:surgical",
+    "rates": "tljax.strategies.rates:rates",
+    "l2_sp": "tljax.strategies.l2_sp:l2_sp",
+    "mixout": "tljax.strategies.mixout:mixout",
+    "ema": "tljax.strategies.ema:ema",
+    "lora": "tljax.strategies.lora:lora",
+    "ia3": "tljax.strategies.ia3:ia3",
+    "bottleneck": "tljax.strategies.bottleneck:bottleneck",
 }
 """Name → where the strategy is."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from tljax.base.errors import raise_faults
-from tljax.base.types import Plan
+from tljax.base.types import Adapter, Plan
 
 
 def compose(plans: Mapping[str, Plan], paths: Sequence[str], lengths: Mapping[str, float] | None = None) -> Plan:
@@ -24,14 +24,24 @@ def compose(plans: Mapping[str, Plan], paths: Sequence[str], lengths: Mapping[st
     plans = {name: in_steps(plan, lengths) for name, plan in plans.items()}
     changes = tuple(sorted({step for plan in plans.values() for step in plan.changes}))
 
+    adapters, faults = _adapters(plans, every, changes)
+
     def live(step: int) -> frozenset[str]:
-        return every.intersection(*(plan.live(step) for plan in plans.values()))
+        beside = (
+            p for kernel in adapters.keys() & _free(plans, every, step) for p in trained(kernel, adapters[kernel])
+        )
+        return every.intersection(*(plan.live(step) for plan in plans.values())).union(beside)
 
     rates = {path: math.prod(plan.rates.get(path, 1.0) for plan in plans.values()) for path in paths}
+    rates |= {
+        path: rates[kernel] * factor
+        for kernel, mine in adapters.items()
+        for path, factor in trained(kernel, mine).items()
+    }
     reset = frozenset().union(*(plan.reset for plan in plans.values()))
     statistics = {name: plan.batch_stats for name, plan in plans.items() if plan.batch_stats != "auto"}
     sets = [live(step) for step in (0, *changes)]
-    faults = [*_shrinking(plans), *_faults(plans, sets, reset, statistics)]
+    faults += [*_shrinking(plans), *_faults(plans, sets, reset, statistics)]
     raise_faults("config.strategy cannot be used:", faults)
     # Only the changes that are left when all plans are looked at together.
     changes = tuple(step for step, before, now in zip(changes, sets, sets[1:], strict=False) if before != now)
@@ -41,7 +51,58 @@ def compose(plans: Mapping[str, Plan], paths: Sequence[str], lengths: Mapping[st
         rates={path: rate for path, rate in rates.items() if rate != 1.0},
         reset=reset,
         batch_stats=next(iter(statistics.values()), "auto"),
+        pull={path: sum(p.pull.get(path, 0.0) for p in plans.values()) for path in paths if _any(plans, "pull", path)},
+        mixed={
+            path: max(p.mixed.get(path, 0.0) for p in plans.values()) for path in paths if _any(plans, "mixed", path)
+        },
+        average=next((plan.average for plan in plans.values() if plan.average is not None), None),
+        adapters=adapters,
     )
+
+
+def trained(kernel: str, adapters: Sequence[Adapter]) -> dict[str, float]:
+    """Path of each leaf beside `kernel` that trains → its own learning-rate factor."""
+    return {
+        beside(kernel, leaf): adapter.rates.get(leaf, 1.0)
+        for adapter in adapters
+        for leaf in adapter.leaves
+        if leaf not in adapter.frozen
+    }
+
+
+def beside(kernel: str, leaf: str) -> str:
+    """The path of an adapter's leaf: `…/query/kernel`, `lora/a` → `…/query/lora/a`."""
+    return f"{kernel.rpartition('/')[0]}/{leaf}"
+
+
+def _free(plans: Mapping[str, Plan], every: frozenset[str], step: float) -> frozenset[str]:
+    """What is live at a step in all plans but those of adapters, which freeze what their adapters stand beside."""
+    return every.intersection(*(plan.live(step) for plan in plans.values() if not plan.adapters))
+
+
+def _adapters(
+    plans: Mapping[str, Plan], every: frozenset[str], changes: Sequence[float]
+) -> tuple[dict[str, tuple[Adapter, ...]], list[str]]:
+    """(path of a kernel → its adapters, faults)."""
+    free, found, faults = _free(plans, every, max((0, *changes))), {}, []
+    for name, plan in plans.items():
+        kept = plan.adapters.keys() & free
+        if plan.adapters and not kept:
+            freezing = [other for other, p in plans.items() if not p.adapters]
+            faults.append(
+                f"{_names(freezing)} keeps all {len(plan.adapters)} kernels frozen that {name} has adapters for "
+                f"({min(plan.adapters)} …), so there is nothing to adapt. Drop one of the two."
+            )
+        for kernel in (kernel for kernel in plan.adapters if kernel in kept):
+            twice = {a.name for a in found.get(kernel, ())} & {a.name for a in plan.adapters[kernel]}
+            if twice:
+                faults.append(f"{name} puts a second {min(twice)} beside {kernel}; a kernel has one of each kind.")
+            found[kernel] = (*found.get(kernel, ()), *plan.adapters[kernel])
+    return found, faults
+
+
+def _any(plans: Mapping[str, Plan], field: str, path: str) -> bool:
+    return any(path in getattr(plan, field) for plan in plans.values())
 
 
 def in_steps(plan: Plan, lengths: Mapping[str, float] | None) -> Plan:
@@ -90,6 +151,9 @@ def _faults(
             f"{_names(resetting)} gives {len(stuck)} leaves random values ({min(stuck)} …), and {_names(freezing)} "
             "freezes them there. Drop one of the two."
         )
+    averaging = [name for name, plan in plans.items() if plan.average is not None]
+    if len(averaging) > 1:
+        faults.append(f"{_names(averaging)} each keep an average of the leaves. Drop all but one.")
     if len(set(statistics.values())) > 1:
         faults.append(
             "batch statistics cannot be both frozen and trained: "

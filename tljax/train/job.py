@@ -152,6 +152,7 @@ def tree_of(state: State) -> dict[str, Any]:
         "optimizer": state.optimizer,
         "batch_stats": state.batch_stats,
         "method": state.method,
+        "average": state.average,
     }
 
 
@@ -172,12 +173,12 @@ def load_trained(
 
     Args:
       workdir: the run folder.
-      wanted: steps done → {"live": …, "batch_stats": …}, shapes with shardings.
+      wanted: steps done → {"live": …, "batch_stats": …, "average": …}, shapes with shardings.
       digests: of the pretrained tree and the live set; a checkpoint with others is refused.
       say: prints one line.
 
     Returns:
-      ({"live": …, "batch_stats": …}, step), or None where there is no checkpoint.
+      ({"live": …, "batch_stats": …, "average": …}, step), or None where there is no checkpoint.
     """
     checkpoints = RunCheckpoints(Path(workdir) / "checkpoints", say=say)
     try:

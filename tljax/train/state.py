@@ -18,6 +18,7 @@ class State(NamedTuple):
       batch_stats: running statistics.
       method: the state of the method.
       optimizer: the state of the optimizer, over live leaves alone.
+      average: {slash path: moving average of the master}, which is evaluated in its place; {} without one.
     """
 
     step: Any
@@ -25,6 +26,12 @@ class State(NamedTuple):
     batch_stats: Any
     method: Any
     optimizer: Any
+    average: Mapping[str, Any] = {}
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The live leaves as they are evaluated."""
+        return {**self.live, **self.average}
 
 
 def split(params: Mapping[str, Any], live: frozenset[str], compute_dtype: Any) -> tuple[dict, dict]:
@@ -49,7 +56,24 @@ def merge(live: Mapping[str, Any], frozen: Mapping[str, Any], compute_dtype: Any
     return unflatten({**frozen, **{path: cast(leaf, compute_dtype) for path, leaf in live.items()}})
 
 
-def first_state(live: Mapping[str, Any], optimizer: Any, *, batch_stats: Any, method: Any) -> State:
-    """The state before the first step; the running statistics are copied, because a step donates them."""
-    copied = jax.tree.map(lambda x: jnp.array(x, copy=True), batch_stats)
-    return State(jnp.zeros((), jnp.int32), dict(live), copied, method, optimizer.init(dict(live)))
+def first_state(
+    live: Mapping[str, Any], optimizer: Any, *, batch_stats: Any, method: Any, average: bool = False
+) -> State:
+    """The state before the first step; a step donates it, so what others own is copied.
+
+    Args:
+      live: masters that nobody else owns.
+      optimizer: over them.
+      batch_stats: running statistics.
+      method: the method's state.
+      average: whether an average of the live leaves is kept.
+    """
+    copies = lambda tree: jax.tree.map(lambda x: jnp.array(x, copy=True), tree)  # noqa: E731
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        live=dict(live),
+        batch_stats=copies(batch_stats),
+        method=method,
+        optimizer=optimizer.init(dict(live)),
+        average=copies(dict(live)) if average else {},
+    )

@@ -1,5 +1,6 @@
 """The training step: differentiate the live leaves only, add up parts, divide once, update."""
 
+import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -12,12 +13,21 @@ from tljax.base.types import Method
 from tljax.train.state import State, merge
 
 Batches = Mapping[str, Any]
-COMBINE = 1
-"""What the key of a step is folded with where gradients are combined."""
+COMBINE, MIX = 1, 2
+"""What the key of a step is folded with where gradients are combined, and where leaves are mixed with their start."""
+START = "start/"
+"""Before the path of a leaf: its first value."""
 
 
 def make_step(
-    method: Method, optimizer: optax.GradientTransformation, *, compute_dtype: Any, accumulate: int = 1
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    *,
+    compute_dtype: Any,
+    accumulate: int = 1,
+    pull: Mapping[str, float] | None = None,
+    mixed: Mapping[str, float] | None = None,
+    average: float | None = None,
 ) -> Callable[[State, dict, Batches, jax.Array], tuple[State, dict]]:
     """`step(state, frozen, batches, key) -> (state, metrics)`, to be jitted with `state` donated.
 
@@ -26,6 +36,8 @@ def make_step(
       optimizer: transformation over the flat dict of live leaves.
       compute_dtype: dtype of the forward and backward pass.
       accumulate: parts that each batch is cut into along its first axis.
+      pull, mixed, average: those of a `Plan`. The first values of the leaves that `pull` and `mixed` name stand in
+        `frozen`, under `start/`.
 
     The key is folded with the step, so that randomness is a function of seed and step. Losses are divided by their
     weight over the whole batch, so one part or several give the same gradient.
@@ -34,15 +46,21 @@ def make_step(
     gradients = _gradients if accumulate == 1 else partial(_gradients_in_parts, count=accumulate)
 
     def step(state: State, frozen: dict, batches: Batches, key: jax.Array) -> tuple[State, dict]:
+        key = step_key = jax.random.fold_in(key, state.step)
+
         def loss(live, model_state, batches, key):
+            live = mix_leaves(live, frozen, mixed or {}, jax.random.fold_in(step_key, MIX))
             return method.loss(merge(live, frozen, compute_dtype), model_state, batches, key, state.step)
 
-        key = jax.random.fold_in(key, state.step)
         model_state = {"batch_stats": state.batch_stats, "method": state.method}
         grads, losses, model_state, metrics = gradients(loss, state.live, model_state, batches, key, one_pass=one_pass)
         if method.combine is not None:
             grads, found = method.combine(grads, jax.random.fold_in(key, COMBINE))
             metrics = {**metrics, **found}
+        grads = {
+            path: grad + pull[path] * (state.live[path] - frozen[START + path]) if path in (pull or {}) else grad
+            for path, grad in grads.items()
+        }
         updates, opt_state = optimizer.update(grads, state.optimizer, state.live)
         live, done = optax.apply_updates(state.live, updates), state.step + 1
         renewed = State(
@@ -51,11 +69,33 @@ def make_step(
             batch_stats=model_state["batch_stats"],
             method=method.after_step(model_state["method"], live, done),
             optimizer=opt_state,
+            average=_averaged(state, live, average),
         )
         report = {"loss": sum(losses.values()), "losses": losses, "metrics": metrics}
         return renewed, {**report, "gradient_norm": optax.tree.norm(grads)}
 
     return step
+
+
+def mix_leaves(
+    live: Mapping[str, Any], frozen: Mapping[str, Any], chances: Mapping[str, float], key: Any
+) -> dict[str, Any]:
+    """The leaves, those that have a chance mixed with their first values; their mean over the draws is the leaf."""
+    found = dict(live)
+    for path in live.keys() & chances.keys():
+        chance, start = chances[path], frozen[START + path]
+        first = jax.random.bernoulli(jax.random.fold_in(key, zlib.crc32(path.encode())), chance, start.shape)
+        found[path] = (jnp.where(first, start, live[path]) - chance * start) / (1 - chance)
+    return found
+
+
+def _averaged(state: State, live: Mapping[str, Any], decay: float | None) -> dict[str, Any]:
+    """The moving average of the live leaves after a step; {} without one."""
+    if decay is None:
+        return {}
+    steps = (state.step + 1).astype(jnp.float32)
+    keep = jnp.minimum(decay, steps / (steps + 1))
+    return {path: keep * old + (1 - keep) * live[path] for path, old in state.average.items()}
 
 
 def _gradients(loss, live, model_state, batches, key, *, one_pass, weights=None):

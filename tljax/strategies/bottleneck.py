@@ -1,0 +1,52 @@
+"""Small networks between the layers."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from tljax.base.errors import raise_faults
+from tljax.base.tables import suggest
+from tljax.base.types import Adapter, Plan
+from tljax.models.adapters import bottleneck_leaves
+from tljax.strategies.targets import adapter_plan, kernels
+
+AFTER = {
+    "both": r"backbone/.*((attention|cross)/output|mlp/down)/kernel",
+    "mlp": r"backbone/.*mlp/down/kernel",
+}
+LEAVES = tuple(f"bottleneck/{layer}/{leaf}" for layer in ("down", "up") for leaf in ("kernel", "bias"))
+
+
+def bottleneck(
+    stages: Sequence[str],
+    paths: Sequence[str],
+    *,
+    width: int = 64,
+    after: str = "both",
+    targets: str | Sequence[str] | None = None,
+    batch_stats: str = "auto",
+) -> Plan:
+    """The backbone is frozen; after sublayers, before their residual, y + up(relu(down(y))) trains, and the wings.
+
+    Houlsby et al. 2019, arXiv 1902.00751 (after attention and MLP); Pfeiffer et al. 2021 (AdapterFusion), arXiv
+    2005.00247 (after the MLP alone). The norms stay frozen here. `up` starts at zero, so that the first step is that of
+    the checkpoint. These adapters go into no kernel: such a model cannot be exported.
+
+    Args:
+      stages: in depth order.
+      paths: of all leaves.
+      width: of the inner layer, from 1.
+      after: "both" or "mlp".
+      targets: expressions over paths or module names of the kernels whose outputs it follows; in place of `after`.
+      batch_stats: "auto" lets the running statistics of stages with adapters move, "frozen" none, "train" all.
+
+    Raises:
+      UserError: options out of range; targets that match nothing.
+    """
+    del stages
+    faults = [] if after in AFTER else [f"after is {after!r}. {suggest(after, AFTER)}"]
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        faults.append(f"width is {width!r}; it must be a whole number from 1.")
+    raise_faults("The section config.strategy.bottleneck cannot be used:", faults)
+    adapter = Adapter("bottleneck", LEAVES, partial(bottleneck_leaves, width=width))
+    chosen = kernels("bottleneck", paths, targets, AFTER[after])
+    return adapter_plan("bottleneck", paths, chosen, lambda path: adapter, batch_stats=batch_stats)
