@@ -45,5 +45,5 @@ def get_config() -> ConfigDict:
         validation=dict(**part, take="held_out"),
         test=dict(source="tljax:cifar10", split="test"),
     )
-    config.train = dict(batch_size=20, steps=400, eval_every=400, eval_batch_size=250)
+    config.train = dict(batch_size=20, steps=200, eval_every=200, eval_batch_size=250)
     return config

@@ -8,8 +8,8 @@ import sys
 from experiments.study import Case, Column, Study, main
 
 METHODS = {
-    "labels only": {"method": {"name": "supervised"}},
-    "pseudo-labels": {"method": {"name": "pseudo_label", "ramp": (0, 200)}},
+    "labels only": {"method": {"name": "supervised"}, "data.unlabelled": None},
+    "pseudo-labels": {"method": {"name": "pseudo_label", "ramp": (0, 100)}},
     "FixMatch": {"method": {"name": "fixmatch"}},
     "FlexMatch": {"method": {"name": "flexmatch"}},
 }

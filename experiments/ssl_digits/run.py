@@ -10,8 +10,8 @@ from experiments.study import Case, Column, Study, main
 
 SHOTS = (1, 5, 10, 50)
 """Labelled images of each class."""
-STEPS = math.ceil(40 * 7291 / 256)
-"""Of a pretraining: 40 epochs of 7291 images, in batches of 256."""
+STEPS = math.ceil(20 * 7291 / 256)
+"""Of a pretraining: 20 epochs of 7291 images, in batches of 256."""
 PRETRAININGS = {
     "SimCLR": {},
     "BYOL": {"method": {"name": "byol", "hidden": 256, "width": 64, "decay": 0.99, "steps": STEPS}},
