@@ -5,6 +5,7 @@ VERBS = {
     "evaluate": "tljax.cli.evaluate:run",
     "predict": "tljax.cli.predict:run",
     "probe": "tljax.cli.probe:run",
+    "soup": "tljax.cli.soup:run",
     "export": "tljax.cli.export:run",
     "inspect": "tljax.cli.inspect:run",
     "report": "tljax.cli.report:run",

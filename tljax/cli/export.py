@@ -7,7 +7,7 @@ from tljax.cli.main import Arguments
 
 
 def run(arguments: Arguments) -> int:
-    """Writes the run's best checkpoint as a folder that the reference library loads."""
+    """Writes the run's best checkpoint as a folder that the reference library loads; of `--adapter`, peft."""
     workdir = need_workdir(arguments)
     experiment = build_experiment(arguments)
     from tljax.checkpoints.save import save_pretrained
@@ -16,14 +16,33 @@ def run(arguments: Arguments) -> int:
 
     display = Display()
     variables, step = chosen_variables(experiment, workdir, display.say)
-    folder = Path(arguments.options.output or workdir / "export")
+    alone = arguments.options.adapter
+    folder = Path(arguments.options.output or workdir / ("adapter" if alone else "export"))
     model, classes, processor = experiment.model, experiment.classes, next(iter(experiment.readers.values()), None)
     parts = tuple(experiment.task.parts)
     if kept := arguments.options.head or (parts[0] if len(parts) == 1 else None):
         model, variables = with_one_head(model, variables, kept)
         name = next(name for name, entry in experiment.entries.items() if entry.task == kept)
         classes, processor = experiment.sources[name].classes, experiment.readers[name]
-    save_pretrained(model, variables, folder, processor=processor, classes=classes)
     origin = "as loaded" if step is None else f"of step {step}"
+    if alone:
+        whole = _save_adapter(model, variables, folder, experiment.config)
+        display.say(
+            f"exported the adapter {origin} to {folder}{'' if whole else ', without the head, which has no class'}"
+        )
+        return 0
+    save_pretrained(model, variables, folder, processor=processor, classes=classes)
     display.say(f"exported the model {origin} to {folder}")
     return 0
+
+
+def _save_adapter(model, variables, folder: Path, config: dict) -> bool:
+    """Whether the head is in it, too: one that no class of transformers computes cannot be."""
+    from tljax.checkpoints.peft_format import save_adapter
+    from tljax.checkpoints.save import format_of
+
+    whole = format_of(model) is not None
+    rslora = bool(((config.get("strategy") or {}).get("lora") or {}).get("rslora"))
+    base = str((config.get("model") or {}).get("source") or "")
+    save_adapter(folder, model if whole else model._replace(head=None), variables, base=base, rslora=rslora)
+    return whole
