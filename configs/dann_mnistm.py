@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
         processor=dict(size=28, channels="RGB", mean=(0.5,), std=(0.5,)),
     )
     config.task = dict(name="classification", init="he")
-    config.method = dict(name="dann", ramp=1000, widths=(100,))
+    config.method = dict(name="dann", ramp=1000, widths=(100,), place="map")
     config.strategy = dict(fine_tune=dict())
     config.optim = dict(name="sgd", learning_rate=0.01, momentum=0.9, schedule="cosine", weight_decay=5e-4)
     config.data = dict(

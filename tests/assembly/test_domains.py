@@ -126,6 +126,11 @@ def test_the_record_and_its_warnings():
     fell, alike, line = warnings_of(record)
     assert "on test the accuracy fell from 90.0 % before the run to 40.0 %" in fell
     assert "94.0 % of target" in alike and "one class, b" in alike and "along one line" in line
+    half = {"start": fine["start"], "end": found(many, np.where(np.arange(50) < 30, 1, np.arange(50) % 10))}
+    ten = {"start": fine["start"], "end": found(many, np.arange(50) % 10)}
+    (share,) = warnings_of(record_of({"train": ten, "target": half}, pair, [], tuple("abcdefghij")))
+    assert "64.0 % of target" in share and "of train at most 10.0 %" in share
+    assert warnings_of(record_of({"train": fine, "target": half}, pair, [], classes)) == [], "a third of the source"
     still = {"start": fine["start"], "end": found(np.ones((50, 4), np.float32), np.arange(50) % 3)}
     record = record_of({"train": fine, "target": still}, pair, [], classes)
     assert record["cka"]["target"] == [None]

@@ -413,3 +413,19 @@ def test_tasks_and_models_that_do_not_fit_are_refused_by_name():
     method, params, state = made("dann", similarity(SPEC))
     with pytest.raises(UserError, match="the task similarity has several inputs"):
         method.loss(params, state, pairs, KEY, 0)
+
+
+def test_the_discriminator_may_see_the_whole_map():
+    """As if the task's vector were the flattened map."""
+    flat = TASK._replace(feature=lambda outputs: outputs["hidden"].reshape(len(outputs["hidden"]), -1))
+    other = {**SHAPES, "feature": jax.ShapeDtypeStruct((1, 4 * WIDTH), jnp.float32)}
+    as_feature = lookup(TABLE, "dann", what="method")(forward, flat, ramp=10, widths=(6,))
+    wing, state = as_feature.init(jax.random.key(1), other)
+    expected = run(as_feature, {**PARAMS, "method": wing}, {"method": state}, BATCHES)
+    method, params, state = made("dann", ramp=10, widths=(6,), place="map")
+    found = run(method, params, state, BATCHES)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, expected)
+    with pytest.raises(UserError, match=r"place is 'maps'. Did you mean 'map'"):
+        made("dann", place="maps")
+    with pytest.raises(UserError, match="gives no feature map"):
+        method.init(jax.random.key(1), {**SHAPES, "hidden": jax.ShapeDtypeStruct((1, 7, WIDTH), jnp.float32)})

@@ -1,6 +1,6 @@
 """Running an experiment without training it: evaluation, prediction, the probe."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -96,14 +96,18 @@ def predict_records(experiment: Experiment, records: Sequence[Mapping[str, Any]]
 
 
 def run_probe(experiment: Experiment, splits: Sequence[str]) -> list[dict[str, Any]]:
-    """Logistic regression on frozen features, once for each draw of `config.probe`.
+    """Linear probes on frozen features, once for each draw of `config.probe`.
 
     Args:
       experiment: its task's head says how features are pooled and whether they are normalised.
       splits: the data entries to measure on.
 
     Returns:
-      one dict a draw: `metrics` and `tables` by split, `fit` (iterations, final gradient, loss), `weights` of the head.
+      one dict a draw, of the probe that `validation` chose where there are several: `name`, `metrics` and `tables` by
+      split, `fit` (numbers on how it was fitted), `weights` of the head, and `grid`: name → numbers on validation.
+
+    Raises:
+      UserError: no classes, another head than a linear one, several probes and no `validation`.
     """
     settings = call(probes.Probe, (), experiment.config.get("probe"), where="config.probe")
     if experiment.classes is None:
@@ -113,25 +117,43 @@ def run_probe(experiment: Experiment, splits: Sequence[str]) -> list[dict[str, A
             f"The probe is a linear classifier, and the task {experiment.task.name} has another head. "
             "Use config.task.name='classification'."
         )
-    head = Embedding(pool=experiment.model.head.pool, normalize=experiment.model.head.normalize)
-    run = partial(predictor(experiment, head=head), *placed(experiment))
-    features, labels = {}, {}
-    for name in ("train", *splits):
-        batches = evaluation_batches(experiment, name)
-        predictions, labels[name], _ = collect(run, batches, batch_sharding(experiment.mesh))
-        features[name] = predictions["embedding"].astype(np.float32)
+    chooser = ("validation",) if "validation" in experiment.sources else ()
+    features, labels = _features(experiment, dict.fromkeys(("train", *chooser, *splits)))
+
+    def measured(weights: Mapping[str, Any], split: str) -> tuple[dict, dict]:
+        probabilities = probes.predict(weights, features[split])
+        predictions = {"probabilities": probabilities, "label": probabilities.argmax(-1).astype(np.int32)}
+        return measure(experiment.task, predictions, labels[split], experiment.sources[split].records)
+
+    metric, direction = experiment.task.main
+    metric, sign = experiment.settings.metric or metric, 1 if direction == "max" else -1
     results = []
     for rows in probes.draws(settings, labels["train"], experiment.seed):
         x, y = features["train"][rows], labels["train"][rows]
         inputs = probes.standardized(x, x)[0] if settings.standardize else x
-        weights, fit = probes.fit(inputs, y, len(experiment.classes), settings)
-        weights = probes.unstandardized(weights, x) if settings.standardize else weights
-        measured = {}
-        for split in splits:
-            probabilities = probes.predict(weights, features[split])
-            predictions = {"probabilities": probabilities, "label": probabilities.argmax(-1).astype(np.int32)}
-            records = experiment.sources[split].records
-            measured[split] = measure(experiment.task, predictions, labels[split], records)
-        metrics, tables = ({split: m[i] for split, m in measured.items()} for i in (0, 1))
-        results.append({"metrics": metrics, "tables": tables, "fit": fit, "weights": weights})
+        found = probes.candidates(settings, inputs, y, len(experiment.classes), seed=experiment.seed)
+        if settings.standardize:
+            found = [each._replace(weights=probes.unstandardized(each.weights, x)) for each in found]
+        if len(found) > 1 and not chooser:
+            raise UserError(
+                f"config.probe asks for {len(found)} probes, and config.data has no `validation` to choose by."
+            )
+        grid = {each.name: measured(each.weights, "validation")[0] for each in found} if len(found) > 1 else {}
+        chosen = max(found, key=lambda each: sign * grid[each.name][metric]) if grid else found[0]
+        numbers = {split: measured(chosen.weights, split) for split in splits}
+        metrics, tables = ({split: m[i] for split, m in numbers.items()} for i in (0, 1))
+        shown = {"name": chosen.name, "metrics": metrics, "tables": tables, "fit": chosen.fit, "grid": grid}
+        results.append({**shown, "weights": chosen.weights})
     return results
+
+
+def _features(experiment: Experiment, names: Iterable[str]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(features (examples, D) by entry, labels by entry), as the head's linear layer reads them."""
+    head = Embedding(pool=experiment.model.head.pool, normalize=experiment.model.head.normalize)
+    run = partial(predictor(experiment, head=head), *placed(experiment))
+    features, labels = {}, {}
+    for name in names:
+        batches = evaluation_batches(experiment, name)
+        predictions, labels[name], _ = collect(run, batches, batch_sharding(experiment.mesh))
+        features[name] = predictions["embedding"].astype(np.float32)
+    return features, labels

@@ -1,4 +1,4 @@
-"""`probe`: logistic regression to convergence on frozen features."""
+"""`probe`: linear classifiers on frozen features: logistic regression, ridge, or a grid of trained heads."""
 
 import statistics
 import time
@@ -11,6 +11,8 @@ from tljax.cli.main import Arguments
 
 def run(arguments: Arguments) -> int:
     """Embeds the entries once, fits `config.probe`, and shows the mean over its draws; with --workdir, keeps the first.
+
+    Of several probes (a path of penalties, a grid of heads) the one that does best on `validation` is measured.
 
     Whatever strategy the config names, a probe trains the head alone.
     """
@@ -35,7 +37,10 @@ def run(arguments: Arguments) -> int:
     if len(draws) > 1:
         spread = statistics.stdev(draw["metrics"][last][main] for draw in draws)
         display.say(f"mean of {len(draws)} draws; {main} on {last} deviates by {spread:.4f}")
-    display.metrics("logistic regression on frozen features", metrics)
+    if draws[0]["grid"]:
+        display.metrics("the grid on validation (first draw)", draws[0]["grid"])
+        display.say(f"chosen: {', '.join(dict.fromkeys(draw['name'] for draw in draws))}")
+    display.metrics("linear probe on frozen features", metrics)
     return 0
 
 
@@ -54,7 +59,9 @@ def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, seconds
     records = Records(workdir)
     records.truncate(0)
     for number, draw in enumerate(draws):
-        records.write("probe", step=0, draw=number, metrics=draw["metrics"], fit=draw["fit"])
+        records.write("probe", step=0, draw=number, name=draw["name"], metrics=draw["metrics"], fit=draw["fit"])
+        for name, numbers in draw["grid"].items():
+            records.write("probe_grid", step=0, draw=number, name=name, metrics=numbers)
     for split, numbers in metrics.items():
         records.evaluation(0, split, numbers, draws[0]["tables"][split])
     records.write("end", step=0, seconds=round(seconds, 3))

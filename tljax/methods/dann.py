@@ -1,5 +1,6 @@
 """Domain-adversarial training. Ganin et al. 2016, Journal of Machine Learning Research 17, arXiv 1505.07818."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.base.errors import raise_faults
+from tljax.base.tables import suggest
 from tljax.base.types import Loss, Method, Task
 from tljax.methods.common import (
     TWO_DOMAINS,
@@ -21,6 +23,8 @@ from tljax.methods.common import (
     supervised_loss,
 )
 
+PLACES = ("feature", "map")
+
 
 def dann(
     forward: Callable[..., tuple[Any, Any]],
@@ -29,6 +33,7 @@ def dann(
     weight: float = 1.0,
     ramp: int = 1000,
     widths: Sequence[int] = (1024, 1024),
+    place: str = "feature",
 ) -> Method:
     """The task is learnt on the source domain, from features by which a discriminator cannot tell the domains.
 
@@ -43,6 +48,8 @@ def dann(
       weight: λ at the end.
       ramp: steps until then; 0 is λ = `weight` from the first step.
       widths: of the discriminator's hidden layers.
+      place: what the discriminator sees: "feature", the vector that the head reads, or "map", all numbers of the last
+        feature map, below any dense layers of the tower: the paper's place in its networks for digits.
 
     Returns:
       A `Method` with the streams `train` (labelled) and `target` (unlabelled); the losses `task`, `domain_source` and
@@ -52,17 +59,26 @@ def dann(
     Raises:
       UserError: options out of range; a model without a vector an example.
     """
-    raise_faults("The section config.method cannot be used:", adversary_faults(weight, ramp, widths))
+    faults = [] if place in PLACES else [f"place is {place!r}. {suggest(place, PLACES)}"]
+    raise_faults("The section config.method cannot be used:", [*adversary_faults(weight, ramp, widths), *faults])
+
+    def seen(outputs):
+        return task.feature(outputs) if place == "feature" else outputs["hidden"].reshape(len(outputs["hidden"]), -1)
 
     def init(rng, shapes):
-        return {"discriminator": init_mlp(rng, (feature_width(shapes, "dann"), *widths, 1))}, {}
+        width = feature_width(shapes, "dann")
+        if place == "map":
+            if shapes["hidden"].ndim != 4:
+                raise UserError("config.method.place is 'map', and this model gives no feature map. Use 'feature'.")
+            width = math.prod(shapes["hidden"].shape[1:])
+        return {"discriminator": init_mlp(rng, (width, *widths, 1))}, {}
 
     def loss(params, state, batches, rng, step):
         source, target, state = source_and_target(forward, task, params, state, batches, rng)
         scale = reversal(step, weight, ramp)
         losses, metrics = adversarial(
             params["method"]["discriminator"],
-            (task.feature(source), task.feature(target)),
+            (seen(source), seen(target)),
             (batches["train"]["weight"], batches["target"]["weight"]),
             scale,
         )

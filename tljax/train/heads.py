@@ -1,0 +1,135 @@
+"""Many linear heads at once: settings that differ in rate, decay, seed or labels share one pass over the features."""
+
+import itertools
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tljax.base.errors import raise_faults
+
+
+class Heads(NamedTuple):
+    """A grid of heads; every combination of its tuples is trained.
+
+    Attributes:
+      learning_rates: highest values of a cosine.
+      decays: AdamW's weight decay.
+      seeds: of a head's start (deviation 0.02) and of its draw of labels.
+      shots: labels a class; None is all of them.
+      steps: of each.
+      batch_size: examples a step, the same ones for all heads; None is all examples.
+    """
+
+    learning_rates: Sequence[float] = (1e-3, 3e-3, 1e-2, 3e-2)
+    decays: Sequence[float] = (0.0,)
+    seeds: Sequence[int] = (0,)
+    shots: Sequence[int | None] = (None,)
+    steps: int = 500
+    batch_size: int | None = 256
+
+    def check(self) -> "Heads":
+        """Self; raises `UserError` for what makes no sense."""
+        faults = []
+        for name in ("learning_rates", "decays", "seeds", "shots"):
+            if isinstance(getattr(self, name), (int, float, str)) or not len(getattr(self, name)):
+                faults.append(
+                    f"{name} is {getattr(self, name)!r}; it must be several values: ({getattr(self, name)!r},)."
+                )
+        if not isinstance(self.steps, int) or self.steps < 1:
+            faults.append(f"steps is {self.steps!r}; it must be a whole number from 1.")
+        raise_faults("The section config.probe.heads cannot be used:", faults)
+        return self
+
+
+def train_heads(
+    grid: Heads, features: np.ndarray, labels: np.ndarray, classes: int, *, seed: int = 0
+) -> list[tuple[str, dict[str, Any], dict[str, float]]]:
+    """Trains every head of the grid, all in one compiled loop.
+
+    Args:
+      grid: the settings.
+      features: (examples, D), float32.
+      labels: (examples,), integers below `classes`.
+      classes: Y.
+      seed: of the order of the data.
+
+    Returns:
+      (name, {"kernel": (D, Y), "bias": (Y,)}, {"loss": mean over the last step}) of each, in the order of the grid.
+    """
+    grid = grid.check()
+    axes = {"rate": grid.learning_rates, "decay": grid.decays, "seed": grid.seeds, "shots": grid.shots}
+    settings = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    size = min(grid.batch_size or len(labels), len(labels))
+    keys = jnp.stack([jax.random.key_data(jax.random.key(setting["seed"])) for setting in settings])
+    numbers = {name: jnp.asarray([setting[name] for setting in settings], jnp.float32) for name in ("rate", "decay")}
+    chosen = jnp.asarray(np.stack([drawn(labels, setting["shots"], setting["seed"]) for setting in settings]))
+    order = jnp.asarray(orders(len(labels), size, grid.steps, seed))
+    weights, losses = _train(
+        numbers, keys, chosen, jnp.asarray(features, jnp.float32), jnp.asarray(labels), order, classes
+    )
+    varied = [name for name, values in axes.items() if len(values) > 1] or ["rate"]
+    return [
+        (
+            ", ".join(f"{name} {'all' if setting[name] is None else format(setting[name], 'g')}" for name in varied),
+            jax.tree.map(lambda x, i=i: x[i], weights),
+            {"loss": float(losses[i])},
+        )
+        for i, setting in enumerate(settings)
+    ]
+
+
+def drawn(labels: np.ndarray, shots: int | None, seed: int) -> np.ndarray:
+    """1 for each example whose label is used, (examples,), float32; `shots` of each class."""
+    if shots is None:
+        return np.ones(len(labels), np.float32)
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(labels))
+    rows = np.concatenate([order[labels[order] == y][:shots] for y in np.unique(labels)])
+    return np.isin(np.arange(len(labels)), rows).astype(np.float32)
+
+
+def orders(count: int, size: int, steps: int, seed: int) -> np.ndarray:
+    """The examples of each step, (steps, size): whole passes, each shuffled anew."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    passes = -(-steps * size // count)
+    return np.concatenate([generator.permutation(count) for _ in range(passes)])[: steps * size].reshape(steps, size)
+
+
+@partial(jax.jit, static_argnames="classes")
+def _train(numbers, keys, chosen, features, labels, order, classes):
+    total = order.shape[0]
+
+    def begin(key):
+        kernel = 0.02 * jax.random.normal(jax.random.wrap_key_data(key), (features.shape[1], classes))
+        weights = {"kernel": kernel, "bias": jnp.zeros(classes)}
+        return weights, optax.scale_by_adam().init(weights)
+
+    def update(weights, adam, rate, decay, mask, x, y, step):
+        def loss(weights):
+            losses = optax.softmax_cross_entropy_with_integer_labels(x @ weights["kernel"] + weights["bias"], y)
+            return jnp.sum(losses * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+
+        value, grads = jax.value_and_grad(loss)(weights)
+        moved, after = optax.scale_by_adam().update(grads, adam)
+        rate = rate * 0.5 * (1 + jnp.cos(jnp.pi * step / total))
+        pulled = {"kernel": decay * weights["kernel"], "bias": 0.0}
+        fresh = jax.tree.map(lambda w, m, p: w - rate * (m + p), weights, moved, pulled)
+        # A batch without a label of this head's teaches it nothing: not even Adam's memory moves it.
+        keep = jnp.sum(mask) > 0
+        choose = lambda a, b: jax.tree.map(lambda new, old: jnp.where(keep, new, old), a, b)  # noqa: E731
+        return choose(fresh, weights), choose(after, adam), value
+
+    def body(carry, rows_step):
+        rows, step = rows_step
+        x, y = features[rows], labels[rows]
+        weights, adam, losses = jax.vmap(update, in_axes=(0, 0, 0, 0, 0, None, None, None))(
+            *carry, numbers["rate"], numbers["decay"], chosen[:, rows], x, y, step
+        )
+        return (weights, adam), losses
+
+    (weights, _), losses = jax.lax.scan(body, jax.vmap(begin)(keys), (order, jnp.arange(total)))
+    return weights, losses[-1]
