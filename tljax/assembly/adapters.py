@@ -7,13 +7,12 @@ from typing import Any
 import jax
 
 from tljax.base.errors import UserError, raise_faults
-from tljax.base.paths import flatten, unflatten
+from tljax.base.paths import flatten, sibling, unflatten
 from tljax.base.types import Adapter, Model
 from tljax.checkpoints.peft_format import load_adapter
 from tljax.models import get_family
 from tljax.models.adapters import adapters_of
 from tljax.models.forward import forward
-from tljax.strategies.compose import beside
 
 
 def with_adapters(
@@ -40,7 +39,7 @@ def with_adapters(
     for path, mine in adapters.items():
         for adapter in mine:
             own = jax.random.fold_in(key, zlib.crc32(f"{path}:{adapter.name}".encode()))
-            made |= {beside(path, leaf): value for leaf, value in adapter.init(own, flat[path]).items()}
+            made |= {sibling(path, leaf): value for leaf, value in adapter.init(own, flat[path]).items()}
     made |= _stored(model, variables, adapters, made)
     found = {**variables, "params": unflatten({**flat, **made})}
     _check_read(model, found, made)
@@ -57,7 +56,7 @@ def _stored(
     found: dict[str, Any] = {}
     for source in sorted({a.source for mine in adapters.values() for a in mine if a.source is not None}):
         wanted = {
-            beside(path, leaf)
+            sibling(path, leaf)
             for path, mine in adapters.items()
             for a in mine
             if a.source == source

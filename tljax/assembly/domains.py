@@ -24,8 +24,8 @@ from tljax.train.state import State, merge, split
 EXAMPLES = 512
 """Of each data entry, at most: the figures take seconds."""
 MOST, TIMES, NEARLY_ALL = 0.5, 3, 0.9
-"""A collapse is a share of the target in one predicted class above MOST and above TIMES the largest share in the source,
-or above NEARLY_ALL."""
+"""A collapse is a share of the target in one predicted class above MOST and above TIMES the largest share in the
+source, or above NEARLY_ALL."""
 LEAST_SPREAD = 0.01
 LEAST_RANK = 1.5
 """Of the target's features; two classes may well lie on one line, more may not."""
@@ -209,8 +209,8 @@ def warnings_of(record: Mapping[str, Any]) -> list[str]:
     """What to be wary of: sentences.
 
     Negative transfer: an accuracy that fell in the run by more than two standard errors of the difference. Collapse:
-    most of the target in one class, unless the source is nearly so; features of the target that hardly vary, or vary along one line where there
-    are more than two classes.
+    most of the target in one class, unless the source is nearly so; features of the target that hardly vary, or vary
+    along one line where there are more than two classes.
     """
     target = record["domains"][1]
     found = [
@@ -220,12 +220,12 @@ def warnings_of(record: Mapping[str, Any]) -> list[str]:
         if entry["start"] - entry["end"] > 2 * entry["standard_error"]
     ]
     source, predicted = (record["predicted"].get(name, {}).get("end") for name in record["domains"])
-    if predicted and record["classes"] > 1:
-        if predicted["share"] > min(max(MOST, TIMES * source["share"]), NEARLY_ALL):
-            found.append(
-                f"Collapse: {100 * predicted['share']:.1f} % of {target} are predicted to be of one class, "
-                f"{predicted['class']}; of {record['domains'][0]} at most {100 * source['share']:.1f} %."
-            )
+    share = min(max(MOST, TIMES * source["share"]), NEARLY_ALL) if source else 1.0
+    if predicted and record["classes"] > 1 and predicted["share"] > share:
+        found.append(
+            f"Collapse: {100 * predicted['share']:.1f} % of {target} are predicted to be of one class, "
+            f"{predicted['class']}; of {record['domains'][0]} at most {100 * source['share']:.1f} %."
+        )
     features = record["features"][target]["end"]
     if features["spread"] < LEAST_SPREAD:
         found.append(f"Collapse: the features of {target} hardly vary (spread {features['spread']:.2g}).")

@@ -1,8 +1,8 @@
 """From a config to an `Experiment`: data, model, task and head, method, strategies.
 
 The order of initialisation is fixed. Data come first (they say how many classes there are), then the model (shapes and
-pretrained backbone), task and head, method, strategies and their adapters, and random values where one resets. Whatever is random
-has its own key, so that one choice does not move another's random numbers.
+pretrained backbone), task and head, method, strategies, their adapters, and random values where a strategy resets.
+Whatever is random has its own key, so that one choice does not move another's random numbers.
 """
 
 import itertools

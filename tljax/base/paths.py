@@ -48,6 +48,11 @@ def below(flat: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {path[len(start) :]: value for path, value in flat.items() if path.startswith(start)}
 
 
+def sibling(path: str, name: str) -> str:
+    """What stands beside a leaf: `…/query/kernel` and `lora/a` give `…/query/lora/a`."""
+    return f"{path.rpartition('/')[0]}/{name}"
+
+
 def assign(
     rules: Rules, paths: Iterable[str], *, what: str, default: Any = REQUIRED, strict: bool = True
 ) -> dict[str, Any]:

@@ -326,8 +326,8 @@ class Plan(NamedTuple):
         rest moved so that the mean stays. Of composed plans the highest counts.
       average: the decay of an exponential moving average of the live leaves, which is evaluated, saved as the best and
         exported in their place; None without one. One of the composed plans may have it.
-      adapters: path of a kernel → what stands beside it. Of composed plans a kernel has all, and none where another plan
-        never lets it train; they are live as soon as the others let the kernel train.
+      adapters: path of a kernel → what stands beside it. Of composed plans a kernel has all, and none where another
+        plan never lets it train; they are live as soon as the others let the kernel train.
     """
 
     live: Callable[[float], frozenset[str]]

@@ -23,6 +23,7 @@ from tljax.checkpoints.convert import export_leaves, flat_of
 from tljax.checkpoints.keras_format import write_model as write_keras
 from tljax.checkpoints.sentence_transformers import check_layout, write_layout
 from tljax.models import get_family
+from tljax.models.adapters import merged
 from tljax.models.heads import Classifier, Embedding, Several
 
 SHARD_BYTES = 5_000_000_000
@@ -47,7 +48,7 @@ def save_pretrained(
     Leaves keep their dtypes; a leaf that training did not touch keeps its bytes. A head that a class of transformers
     computes is written with it (`AutoModelFor….from_pretrained(folder)` loads it with no missing and no unexpected
     keys). A mean-pooled or normalised head on a text model, which transformers has no class for, is written in the
-    layout of sentence-transformers.
+    layout of sentence-transformers. Adapters are merged into their kernels.
 
     Args:
       model: with its head.
@@ -57,14 +58,15 @@ def save_pretrained(
       classes: names of the labels, for `id2label`.
 
     Raises:
-      UserError: neither library has a class for the head; `folder` holds something else than a model.
+      UserError: neither library has a class for the head; adapters that cannot be merged; `folder` holds something
+        else than a model.
       RunError: the folder cannot be written.
     """
     folder = Path(folder).absolute()
     if folder.exists() and not _may_replace(folder):
         raise UserError(f"{folder} exists and holds no model (no config.json). Name another one, or remove it.")
-    family = get_family(model.family)
-    chosen = _format(family, model.head, _spelling(model))
+    family, variables = get_family(model.family), merged(variables)
+    chosen = format_of(model)
     write = _writer(family, model, variables, chosen, classes, processor)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -103,9 +105,10 @@ def _spelling(model: Model) -> str:
     return json.loads(model.source).get("weights_format", "")
 
 
-def _format(family: Family, head: Any, spelling: str) -> HeadFormat | None:
-    """The reference's class for `head`, if there is one in this spelling."""
-    formats = (f for f in family.heads.values() if f.spelling == spelling)
+def format_of(model: Model) -> HeadFormat | None:
+    """The reference's class for the head, if there is one in the model's spelling."""
+    head, spelling = model.head, _spelling(model)
+    formats = (f for f in get_family(model.family).heads.values() if f.spelling == spelling)
     return next((f for f in formats if head is not None and f.matches(head)), None)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tljax.base.errors import raise_faults
+from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import suggest
 from tljax.base.types import Loss, Method, Task
 from tljax.methods.common import (

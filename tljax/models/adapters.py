@@ -6,8 +6,8 @@
     …/query/bottleneck/{down, up}/{kernel, bias}    y + up(relu(down(y))), on what comes out
 
 The layers of `tljax.models.layers` look for them whenever they run; without them nothing is computed. No kernel is
-merged in a step: (x · a) · b costs a hundredth of x · (kernel + a · b), and the kernel needs no gradient. `merged` makes
-an ordinary tree, for an export.
+merged in a step: it would need the gradient of a whole kernel, and (x · a) · b is a small product. `merged` makes an
+ordinary tree, for an export.
 """
 
 from collections.abc import Callable, Mapping
@@ -124,6 +124,8 @@ def merged(variables: Mapping[str, Any]) -> dict[str, Any]:
     """
     flat = flatten(variables["params"])
     found = adapters_of(flat)
+    if not found:
+        return dict(variables)
     raise_faults(
         "These adapters cannot be merged into the model:",
         [
@@ -161,8 +163,7 @@ def _is_adapter(path: str) -> bool:
 def lora_leaves(rng: jax.Array, kernel: jax.Array, *, rank: int, scale: float, dora: bool) -> dict[str, jax.Array]:
     """`lora/a` and `lora/b`, one of which is 0, so that the model starts as it was; see `tljax.strategies.lora`.
 
-    Of a convolution (H, W, in, out), a is (H, W, in, R) and b (1, 1, R, out). An embedding's a is 0 and its b is random,
-    as in the paper's own code: rows of a that no text looks up stay 0.
+    Of a convolution (H, W, in, out), a is (H, W, in, R) and b (1, 1, R, out).
     """
     *inner, count, out = kernel.shape
     a, b = (*inner, count, rank), (*(1 for _ in inner), rank, out)
@@ -175,7 +176,8 @@ def lora_leaves(rng: jax.Array, kernel: jax.Array, *, rank: int, scale: float, d
 
 
 def embedding_lora_leaves(rng: jax.Array, table: jax.Array, **options: Any) -> dict[str, jax.Array]:
-    """As `lora_leaves`, for a table of vectors."""
+    """As `lora_leaves`, for a table of vectors: a is 0 and b random, as in the paper's own code, so that only rows of a
+    that some text looks up change."""
     leaves = lora_leaves(rng, table, **options)
     a, b = leaves["lora/a"], leaves["lora/b"]
     return {**leaves, "lora/a": jnp.zeros_like(a), "lora/b": jax.random.normal(rng, b.shape)}

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from tljax.base.errors import raise_faults
+from tljax.base.paths import sibling
 from tljax.base.types import Adapter, Plan
 
 
@@ -63,16 +64,11 @@ def compose(plans: Mapping[str, Plan], paths: Sequence[str], lengths: Mapping[st
 def trained(kernel: str, adapters: Sequence[Adapter]) -> dict[str, float]:
     """Path of each leaf beside `kernel` that trains → its own learning-rate factor."""
     return {
-        beside(kernel, leaf): adapter.rates.get(leaf, 1.0)
+        sibling(kernel, leaf): adapter.rates.get(leaf, 1.0)
         for adapter in adapters
         for leaf in adapter.leaves
         if leaf not in adapter.frozen
     }
-
-
-def beside(kernel: str, leaf: str) -> str:
-    """The path of an adapter's leaf: `…/query/kernel`, `lora/a` → `…/query/lora/a`."""
-    return f"{kernel.rpartition('/')[0]}/{leaf}"
 
 
 def _free(plans: Mapping[str, Plan], every: frozenset[str], step: float) -> frozenset[str]:

@@ -29,8 +29,8 @@ def ia3(
     Args:
       stages: in depth order.
       paths: of all leaves.
-      targets: expressions over paths or module names of kernels whose outputs are scaled (their bias too); default: keys
-        and values of all attentions, if there are any. `()` for none.
+      targets: expressions over paths or module names of kernels whose outputs are scaled (their bias too); default:
+        keys and values of all attentions, if there are any. `()` for none.
       inputs: likewise, of kernels whose inputs are scaled; default: the second layer of each MLP, if there are any.
       source: a folder in PEFT's format, from which the factors start; its kernels must be those said here.
       batch_stats: "auto" lets the running statistics of stages with adapters move, "frozen" none, "train" all.
