@@ -112,11 +112,12 @@ def killed_at(job, step):
     return job._replace(before=before)
 
 
-def test_a_run_that_was_killed_in_any_phase_ends_as_the_undisturbed_one(config, tmp_path, capsys):
+@pytest.mark.parametrize("kills", [(2, 3), pytest.param(range(1, STEPS), marks=pytest.mark.long)], ids=["some", "all"])
+def test_a_run_that_was_killed_in_any_phase_ends_as_the_undisturbed_one(config, tmp_path, capsys, kills):
     chosen, display = {**config, "strategy": GRADUAL}, Display()
     once = train(make_job(build(chosen)), tmp_path / "once", display=display)
     assert "step 2: from here on" in " ".join(capsys.readouterr().err.split())
-    for step in (1, 2, 3, 6):  # before, at and after a change
+    for step in kills:  # 2 is a change of phase
         with pytest.raises(Killed):
             train(killed_at(make_job(build(chosen)), step), tmp_path / "killed", display=display)
     resumed = train(make_job(build(chosen)), tmp_path / "killed", display=display)

@@ -167,8 +167,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     if all(name in sources for name in method.streams):
         lengths = _reading(method, settings, mesh, entries, sources).lengths(settings)
     plan = _plan(config.get("strategy") or {"fine_tune": {}}, stages, used_paths(variables, stop), lengths)
-    variables = with_adapters(model, variables, plan.adapters, jax.random.fold_in(key, 4))
-    variables = _reset(model, variables, plan, jax.random.fold_in(key, 3))
+    variables = _begun(model, variables, plan, key)
     if teacher is not None:  # after the strategies: no strategy moves it
         variables["params"]["teacher"] = teacher
     return Experiment(
@@ -400,6 +399,12 @@ def _plan(
         strategy = lookup(strategies.TABLE, name, what="strategy")
         plans[name] = call(strategy, (stages, paths), options or {}, where=f"config.strategy.{name}")
     return compose(plans, paths, lengths)
+
+
+def _begun(model: Model, variables: dict[str, Any], plan: Plan, key: jax.Array) -> dict[str, Any]:
+    """`variables` as training begins: with the plan's adapters, and with random values where it resets."""
+    variables = with_adapters(model, variables, plan.adapters, jax.random.fold_in(key, 4))
+    return _reset(model, variables, plan, jax.random.fold_in(key, 3))
 
 
 def _reset(model: Model, variables: dict[str, Any], plan: Plan, key: jax.Array) -> dict[str, Any]:

@@ -66,10 +66,18 @@ def placed(experiment: Experiment) -> tuple[dict, Any]:
     return jax.device_put((params, experiment.variables["batch_stats"]), replicated(experiment.mesh))
 
 
-def evaluate_as_is(experiment: Experiment, name: str) -> tuple[dict, dict, dict]:
-    """(numbers, tables, predictions) of the untrained experiment on the data entry `name`."""
+def evaluate_as_is(
+    experiment: Experiment, name: str, predict: Callable[[Any, Any, Any], dict] | None = None
+) -> tuple[dict, dict, dict]:
+    """(numbers, tables, predictions) of the experiment with its variables as they are on the data entry `name`.
+
+    Args:
+      experiment: with the variables to evaluate.
+      name: of the entry.
+      predict: the `predictor` of the entry's task, where one was compiled before.
+    """
     task = experiment.task_of(name)
-    run = partial(predictor(experiment, task=task), *placed(experiment))
+    run = partial(predict or predictor(experiment, task=task), *placed(experiment))
     predictions, targets, _ = collect(run, evaluation_batches(experiment, name), batch_sharding(experiment.mesh))
     return (*measure(task, predictions, targets, experiment.sources[name].records), predictions)
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from tljax.assembly.experiment import Experiment
-from tljax.assembly.running import evaluate_as_is
+from tljax.assembly.running import evaluate_as_is, predictor
 from tljax.assembly.training import digests, summary, trained_variables
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
@@ -67,8 +67,9 @@ def mean(parts: Sequence[Mapping[str, Any]], shares: Sequence[float] | None = No
 
 def uniform(experiment: Experiment, parts: Mapping[str, Mapping[str, Any]]) -> list[Tried]:
     """Each run, and last the mean of all: a uniform soup. Wortsman et al. 2022, arXiv 2203.05482."""
-    tried = [_tried(experiment, name, part) for name, part in parts.items()]
-    return [*tried, _tried(experiment, f"mean of {len(parts)}", mean(list(parts.values())))]
+    taste = _taster(experiment)
+    tried = [taste(name, part) for name, part in parts.items()]
+    return [*tried, taste(f"mean of {len(parts)}", mean(list(parts.values())))]
 
 
 def greedy(experiment: Experiment, parts: Mapping[str, Mapping[str, Any]]) -> list[Tried]:
@@ -76,12 +77,12 @@ def greedy(experiment: Experiment, parts: Mapping[str, Mapping[str, Any]]) -> li
 
     Wortsman et al. 2022, arXiv 2203.05482.
     """
-    better = _better(experiment)
-    tried = sorted((_tried(experiment, name, part) for name, part in parts.items()), key=better, reverse=True)
+    better, taste = _better(experiment), _taster(experiment)
+    tried = sorted((taste(name, part) for name, part in parts.items()), key=better, reverse=True)
     members, best = [tried[0]], tried[0]
     for candidate in tried[1:]:
         weights = mean([member.weights for member in [*members, candidate]])
-        soup = _tried(experiment, f"greedy soup of {len(members) + 1}", weights)
+        soup = taste(f"greedy soup of {len(members) + 1}", weights)
         if better(soup) >= better(best):
             members, best = [*members, candidate], soup
     return [*tried, best._replace(name=f"greedy soup of {len(members)}")]
@@ -98,7 +99,8 @@ def with_start(experiment: Experiment, part: Mapping[str, Any]) -> list[Tried]:
         "live": {path: leaf if path.startswith(fresh) else flat[path] for path, leaf in part["live"].items()},
         "batch_stats": experiment.variables["batch_stats"],
     }
-    tried = [_tried(experiment, f"{share:.1f} of the run", mean([start, part], [1 - share, share])) for share in SHARES]
+    taste = _taster(experiment)
+    tried = [taste(f"{share:.1f} of the run", mean([start, part], [1 - share, share])) for share in SHARES]
     return [*tried, max(tried, key=_better(experiment))]
 
 
@@ -123,11 +125,18 @@ def last_step(experiment: Experiment) -> int:
     return max((0, *experiment.plan.changes)) + 1
 
 
-def _tried(experiment: Experiment, name: str, weights: Mapping[str, Any]) -> Tried:
-    params = unflatten({**flatten(experiment.variables["params"]), **weights["live"]})
-    variables = {**experiment.variables, "params": params, "batch_stats": weights["batch_stats"]}
-    numbers, _, _ = evaluate_as_is(experiment._replace(variables=variables), "validation")
-    return Tried(name, numbers, weights)
+def _taster(experiment: Experiment) -> Callable[[str, Mapping[str, Any]], Tried]:
+    """(name, weights) → `Tried`; compiled once."""
+    predict = predictor(experiment, task=experiment.task_of("validation"))
+    flat = flatten(experiment.variables["params"])
+
+    def taste(name: str, weights: Mapping[str, Any]) -> Tried:
+        params = unflatten({**flat, **weights["live"]})
+        variables = {**experiment.variables, "params": params, "batch_stats": weights["batch_stats"]}
+        numbers, _, _ = evaluate_as_is(experiment._replace(variables=variables), "validation", predict)
+        return Tried(name, numbers, weights)
+
+    return taste
 
 
 def _better(experiment: Experiment) -> Callable[[Tried], float]:
