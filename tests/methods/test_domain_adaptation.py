@@ -429,3 +429,25 @@ def test_the_discriminator_may_see_the_whole_map():
         made("dann", place="maps")
     with pytest.raises(UserError, match="gives no feature map"):
         method.init(jax.random.key(1), {**SHAPES, "hidden": jax.ShapeDtypeStruct((1, 7, WIDTH), jnp.float32)})
+
+
+def test_a_map_has_the_size_of_the_images(tmp_path):
+    for name in ("train", "target"):
+        np.savez(
+            tmp_path / f"{name}.npz", image=RNG.integers(0, 256, (12, 20, 20, 3), np.uint8), label=np.arange(12) % 2
+        )
+    config = {
+        "model": {"family": "vgg", "variant": dict(widths=(4, 6), depths=(1, 1), hidden_size=5, grid=2)},
+        "task": {"name": "classification"},
+        "method": {"name": "dann", "place": "map", "widths": (3,)},
+        "optim": {"learning_rate": 1e-2},
+        "train": {"batch_size": 6, "steps": 2},
+        "mesh": {"data": 1},
+        "data": {
+            name: {"source": f"npz:{tmp_path / name}.npz", "processor": {"size": 12}} for name in ("train", "target")
+        },
+    }
+    experiment, losses = train_steps(config, 1)
+    shapes = {leaf.shape for leaf in flatten(experiment.variables["params"]["method"]).values()}
+    assert (3 * 3 * 6, 3) in shapes
+    assert np.isfinite(losses).all()

@@ -49,7 +49,7 @@ def test_the_table_leads_to_every_strategy():
         "layer_decay": {"rate": 0.5},
         "surgical": {"stages": ["embed"]},
         "rates": {"rules": [("head/.*", 2.0)]},
-        **dict.fromkeys(("lora", "ia3", "bottleneck"), {"targets": ["attention"]}),
+        **{name: {"targets": ["attention"]} for name in ("lora", "ia3", "bottleneck")},
     }
     for name in TABLE:
         plan = lookup(TABLE, name, what="strategy")(STAGES, PATHS, **required.get(name, {}))

@@ -157,7 +157,8 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     method = make_method(model, ())
     check_streams(method, method_section, entries)
     check_head(method, method_section, fresh_head)
-    shapes = with_feature_shape(task, output_shapes(model, hidden_states=True))
+    seen = _image_shape(model, readers.get("train") or next(iter(readers.values()), None))
+    shapes = with_feature_shape(task, output_shapes(model, hidden_states=True, inputs=seen))
     wing, method_state = method.init(jax.random.fold_in(key, 2), shapes)
     if wing:
         variables["params"]["method"] = wing
@@ -190,6 +191,14 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
         fresh_head=fresh_head,
         notes=notes,
     )
+
+
+def _image_shape(model: Model, processor: Any) -> dict[str, Any]:
+    """{"pixel_values": the shape of one image as `processor` makes it}; {} where it has no size, or none are read."""
+    own, size = get_family(model.family).inputs(model.config).get("pixel_values"), getattr(processor, "size", None)
+    if own is None or size is None:
+        return {}
+    return {"pixel_values": jax.ShapeDtypeStruct((1, *size, own.shape[-1]), own.dtype)}
 
 
 def _reading(

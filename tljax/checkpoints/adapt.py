@@ -114,9 +114,17 @@ def init_head(model: Model, head: Any, rng: jax.Array) -> dict[str, Any]:
     return head.lazy_init(rng, dict(output_shapes(model))).get("params", {})
 
 
-def output_shapes(model: Model, *, hidden_states: bool = False) -> Mapping[str, Any]:
-    """The shapes of the model's outputs for a batch of one, with those of the hidden states where asked."""
-    inputs = get_family(model.family).inputs(model.config)
+def output_shapes(
+    model: Model, *, hidden_states: bool = False, inputs: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
+    """The shapes of the model's outputs for a batch of one.
+
+    Args:
+      model: any.
+      hidden_states: with those of the hidden states.
+      inputs: shapes to use in place of the family's own, by name.
+    """
+    inputs = {**get_family(model.family).inputs(model.config), **(inputs or {})}
 
     def run(inputs):
         return forward(model, init_variables(model, jax.random.key(0)), inputs, hidden_states=hidden_states)[0]
