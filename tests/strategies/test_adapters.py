@@ -85,7 +85,6 @@ def test_the_others_have_their_papers_places():
         (".*/words/embedding", ("backbone/embed/words/embedding",)),
         ("words", ("backbone/embed/words/embedding",)),
     ],
-    ids=str,
 )
 def test_targets_are_paths_or_names_of_modules(targets, expected):
     assert set(lora(STAGES, PATHS, targets=targets).adapters) == set(expected)
@@ -105,7 +104,6 @@ def test_targets_are_paths_or_names_of_modules(targets, expected):
         (bottleneck, {"width": 0, "after": "attention"}, "(?s)after is 'attention'.*width is 0"),
         (bottleneck, {"batch_stats": "froze"}, "Did you mean 'frozen'"),
     ],
-    ids=str,
 )
 def test_what_makes_no_sense_is_refused(make, options, message):
     with pytest.raises(UserError, match=message):

@@ -216,7 +216,6 @@ def test_stages_join_from_the_top():
         (gradual_unfreezing, {"every": "often"}, "every is 'often'"),
         (gradual_unfreezing, {"first": 9}, "first is 9; it must be a whole number from 0 to"),
     ],
-    ids=str,
 )
 def test_times_that_make_no_sense_are_refused(make, options, message):
     with pytest.raises(UserError, match=message):
@@ -269,7 +268,6 @@ def test_the_stricter_statistics_hold_and_opposites_conflict():
         (surgical, {"stages": ("block0", "norm")}, of("block0", "norm")),
         (surgical, {"stages": "embed"}, of("embed")),
     ],
-    ids=str,
 )
 def test_what_trains_beside_the_wings(make, options, live):
     assert make(STAGES, PATHS, **options).live(0) == WINGS | live
@@ -326,7 +324,6 @@ def test_pulls_add_up_and_mixing_takes_the_higher():
         (mixout, {"probability": 1}, "up to, but not including, 1"),
         (ema, {"decay": 1.0}, "up to, but not including, 1"),
     ],
-    ids=str,
 )
 def test_numbers_out_of_range_are_refused(make, options, message):
     with pytest.raises(UserError, match=message):
