@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tljax import methods, strategies, tasks
+from tljax import strategies, tasks
 from tljax.assembly.adapters import with_adapters
 from tljax.assembly.model import make_model
 from tljax.assembly.objective import (
     check_head,
     check_streams,
-    make_forward,
-    teacher_of,
+    objective_of,
     with_feature,
     with_feature_shape,
 )
@@ -147,16 +146,11 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     model = model._replace(stop=stop)
     stages = tuple(s for s in model.backbone.stages if s != stop)
 
-    method_section, teacher = teacher_of(config.get("method"))
-
-    def make_method(model: Model, train_stages: tuple[str, ...]) -> Method:
-        given = (make_forward(model, train_stages), task)
-        return _named(methods.TABLE, method_section, "supervised", "method", given)
-
+    make_method, teacher = objective_of(config.get("method"), task)
     # Which stages train follows from the paths, and some paths are the method's own: so it is made twice.
     method = make_method(model, ())
-    check_streams(method, method_section, entries)
-    check_head(method, method_section, fresh_head)
+    check_streams(method, config.get("method"), entries)
+    check_head(method, config.get("method"), fresh_head)
     seen = _image_shape(model, readers.get("train") or next(iter(readers.values()), None))
     shapes = with_feature_shape(task, output_shapes(model, hidden_states=True, inputs=seen))
     wing, method_state = method.init(jax.random.fold_in(key, 2), shapes)

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 
+from tljax import methods
 from tljax.assembly.model import make_model
 from tljax.assembly.sections import Entry, ModelSection
 from tljax.base.errors import UserError, raise_faults
-from tljax.base.tables import call
+from tljax.base.tables import call, lookup
 from tljax.base.types import Method, Model, Task
 from tljax.checkpoints.adapt import output_shapes
 from tljax.models.forward import forward
@@ -40,6 +41,20 @@ def teacher_of(section: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | N
     teacher.shapes = output_shapes(model, hidden_states=True)
     wing = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     return {**section, "teacher": teacher}, wing
+
+
+def objective_of(
+    section: Mapping[str, Any] | None, task: Task
+) -> tuple[Callable[[Model, tuple[str, ...]], Method], dict[str, Any] | None]:
+    """((model, stages in training mode) → the method of `config.method`, the teacher's wing of the tree or None)."""
+    section, teacher = teacher_of(section)
+    options = dict(section or {})
+    function = lookup(methods.TABLE, options.pop("name", "supervised"), what="method")
+
+    def make(model: Model, train_stages: tuple[str, ...]) -> Method:
+        return call(function, (make_forward(model, train_stages), task), options, where="config.method")
+
+    return make, teacher
 
 
 def check_streams(method: Method, section: Mapping[str, Any] | None, entries: Mapping[str, Entry]) -> None:
