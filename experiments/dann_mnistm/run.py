@@ -12,6 +12,7 @@ HELD = {"take": "held_out"}
 SOURCE_ONLY = {"train": SOURCE, "validation": {**SOURCE, **HELD}, "test": TEST}
 LABELLED = {**TARGET, "hold_out": HELD_OUT}
 ON_TARGET = {"train": LABELLED, "validation": {**LABELLED, **HELD}, "test": TEST}
+LONGER = {"train.steps": 5000, "train.eval_every": 500, "method.ramp": 5000, "optim.clip": 1.0}
 ADVERSARY = {"ramp": 1000, "widths": (100,)}
 
 STUDY = Study(
@@ -24,7 +25,7 @@ STUDY = Study(
         Case("DAN", {"method": {"name": "dan", "stages": 2}}),
         Case("Deep CORAL", {"method": {"name": "deep_coral", "place": "logits"}}),
         Case("MCC", {"method": {"name": "mcc"}}),
-        Case("DANN, longer", {"train.steps": 7000, "train.eval_every": 1000, "method.ramp": 7000}, seeds=1),
+        Case("DANN, longer", LONGER, seeds=1),
         Case("trained on target", {"method": {"name": "supervised"}, "data": ON_TARGET}),
     ),
     columns=(
