@@ -7,10 +7,11 @@ et al. 2018 (cdan), Long et al. 2015 (dan), Shimodaira 2000 (importance).
     python launch.py train --config=configs/amazon_sentiment.py --workdir=runs/amazon_mmd --data_dir=DATA \
         --config.method.name=dan --config.data.target="{'source': 'tljax:amazon_reviews:kitchen'}"
 
-As it stands it learns from books alone and is tested on kitchenware. All blocks of all-MiniLM-L6-v2 but the last are frozen;
-that one and a linear layer on the mean of the tokens train, since between frozen features and a linear layer there would be
-nothing that CDAN could move. Expected: not measured yet, see experiments/amazon_sentiment/README.md. Cost: the frozen blocks read
-each review of at most 64 tokens once, and the stage cache keeps what they make of it (0.1 MB a review, under TLJAX_CACHE).
+As it stands it learns from books alone and is tested on kitchenware. All blocks of all-MiniLM-L6-v2 but the last are
+frozen; that one and a linear layer on the mean of the tokens train, since between frozen features and a linear layer
+there would be nothing that CDAN could move. Expected: not measured yet, see experiments/amazon_sentiment/README.md.
+Cost: the frozen blocks read each review of at most 64 tokens once, and the stage cache keeps what they make of it
+(0.1 MB a review, under TLJAX_CACHE).
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +28,9 @@ def get_config() -> ConfigDict:
     config.task = dict(name="classification", pool="mean")
     config.method = dict(name="supervised")
     config.strategy = dict(last_k=dict(k=1))
-    config.optim = dict(name="adamw", learning_rate=1e-4, schedule="cosine", warmup=0.1, weight_decay=0.01, head_rate=10.0)
+    config.optim = dict(
+        name="adamw", learning_rate=1e-4, schedule="cosine", warmup=0.1, weight_decay=0.01, head_rate=10.0
+    )
     config.data = dict(
         train=dict(source="tljax:amazon_reviews:books", split="train"),
         source=dict(source="tljax:amazon_reviews:books", split="test"),
