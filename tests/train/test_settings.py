@@ -21,6 +21,9 @@ def test_steps_count_where_they_are_given():
         (Settings(compute_dtype="float16"), "Accepted: bfloat16, float32"),
         (Settings(batch_size=10, accumulate=4), "not divisible by accumulate"),
         (Settings(log_every=0), "log_every is 0"),
+        (Settings(cache=True), r"cache is True; it must be 'auto', 'off', or the name of a folder"),
+        (Settings(cache="on"), "cache is 'on'"),
+        (Settings(cache_dtype="float16"), r"cache_dtype is 'float16'"),
     ],
 )
 def test_values_that_do_not_fit_are_named(settings, message):

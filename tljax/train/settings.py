@@ -54,6 +54,8 @@ class Settings(NamedTuple):
                 raise UserError(
                     f"config.train.{name} is {getattr(self, name)!r}. {suggest(getattr(self, name), COMPUTE_DTYPES)}"
                 )
+        if not isinstance(self.cache, str) or self.cache.lower() in ("", "on", "yes", "true"):
+            raise UserError(f"config.train.cache is {self.cache!r}; it must be 'auto', 'off', or the name of a folder.")
         for name in ("batch_size", "log_every", "accumulate", "keep_last"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise UserError(
