@@ -114,7 +114,7 @@ def killed_at(job, step):
 
 @pytest.mark.parametrize("kills", [(2, 3), pytest.param(range(1, STEPS), marks=pytest.mark.long)], ids=["some", "all"])
 def test_a_run_that_was_killed_in_any_phase_ends_as_the_undisturbed_one(config, tmp_path, capsys, kills):
-    chosen, display = {**config, "strategy": GRADUAL}, Display()
+    chosen, display = {**config, "strategy": {**GRADUAL, "ema": {"decay": 0.9}, "l2_sp": {}, "mixout": {}}}, Display()
     once = train(make_job(build(chosen)), tmp_path / "once", display=display)
     assert "step 2: from here on" in " ".join(capsys.readouterr().err.split())
     for step in kills:  # 2 is a change of phase

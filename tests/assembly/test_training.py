@@ -172,3 +172,20 @@ def test_no_step_is_compiled_twice(config):
 def test_mistakes_are_said(config, change, message):
     with pytest.raises(UserError, match=message):
         make_job(build({**config, **change}))
+
+
+def test_a_strong_pull_keeps_leaves_where_they_were_and_mixing_changes_the_step_alone(config):
+    def moved(**strategies):
+        plain = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.0, "schedule": "constant"}
+        experiment = build({**config, "optim": plain, "strategy": {"fine_tune": {}, **strategies}})
+        state, metrics = _steps(experiment, 6)
+        before = flatten(experiment.variables["params"])
+        path = "backbone/block0/mlp/up/kernel"
+        return float(np.linalg.norm(state.live[path] - before[path])), float(metrics["loss"])
+
+    free, loss = moved()
+    held, _ = moved(l2_sp={"strength": 9.0})
+    assert held < 0.5 * free, "each step the pull takes nine tenths of the way back"
+    assert moved(l2_sp={"strength": 0.0, "head": 0.0}) == (free, loss)
+    mixed, other = moved(mixout={"probability": 0.5})
+    assert (mixed, other) != (free, loss) and np.isfinite(other)

@@ -83,5 +83,9 @@ def test_runs_without_a_mean_are_refused(runs, tmp_path, capsys):
     ):
         assert main(["soup", result, *arguments]) == 2
         assert message in capsys.readouterr().err
+    config["config"] |= {"strategy": {"lora": {"rank": 2}}}
+    (other / "config.json").write_text(json.dumps(config))
+    assert main(["soup", result, f"--input={other}"]) == 2
+    assert "trained adapters, and the mean of their factors is not" in capsys.readouterr().err
     assert main(["soup", f"--workdir={runs / '0'}", f"--input={runs / '0'}"]) == 2
     assert "is one of the runs" in capsys.readouterr().err

@@ -267,6 +267,7 @@ def test_the_stricter_statistics_hold_and_opposites_conflict():
         (norm_only, {}, of("norm")),
         (surgical, {"stages": ("block0", "norm")}, of("block0", "norm")),
         (surgical, {"stages": "embed"}, of("embed")),
+        (surgical, {"stages": "block[01]"}, of("block0", "block1")),
     ],
 )
 def test_what_trains_beside_the_wings(make, options, live):
@@ -276,7 +277,7 @@ def test_what_trains_beside_the_wings(make, options, live):
 def test_surgery_may_leave_the_head_alone():
     plan = surgical(STAGES, PATHS, stages=["block1"], head=False)
     assert plan.live(0) == of("block1") | {"method/projector/kernel"}
-    with pytest.raises(UserError, match=r"no stage 'blok1' with parameters\. Did you mean 'block1'"):
+    with pytest.raises(UserError, match=r"'blok1' matches no stage with parameters\. Did you mean 'block1'"):
         surgical(STAGES, PATHS, stages=["blok1"])
 
 

@@ -114,7 +114,8 @@ def _cut(experiment: Experiment) -> _Cut:
     family = get_family(model.family)
     below = tuple(experiment.stages[: experiment.stages.index(start)] if start != HEAD else experiment.stages)
     # A linear layer on pooled features reads nothing else: one vector an example is stored and not a map.
-    vector = start == HEAD and isinstance(model.head, Classifier) and not experiment.config.get("method")
+    method = (experiment.config.get("method") or {}).get("name", "supervised")
+    vector = start == HEAD and isinstance(model.head, Classifier) and method == "supervised"
     how = model.head.pool if vector else None
 
     @jax.jit

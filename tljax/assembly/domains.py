@@ -12,6 +12,7 @@ import numpy as np
 
 from tljax import domains
 from tljax.assembly.experiment import Experiment
+from tljax.assembly.phases import masters
 from tljax.assembly.running import evaluation_size
 from tljax.data.streams import eval_stream
 from tljax.data.subsets import subset
@@ -19,7 +20,7 @@ from tljax.models.forward import forward, recorded_stages
 from tljax.models.heads import pool
 from tljax.sharding import batch_sharding
 from tljax.train.evaluate import collect
-from tljax.train.state import State, merge, split
+from tljax.train.state import State, merge
 
 EXAMPLES = 512
 """Of each data entry, at most: the figures take seconds."""
@@ -72,11 +73,9 @@ def examiner(experiment: Experiment, frozen: Mapping[str, Any]) -> Callable[[Sta
 
 def _first(experiment: Experiment, state: State) -> State:
     """`state` with the live leaves and statistics of before the first step, placed as they are now."""
-    live, _ = split(experiment.variables["params"], frozenset(state.live), jnp.float32)
     place = lambda old, now: jax.device_put(jnp.asarray(old, now.dtype), now.sharding)  # noqa: E731
     stats = jax.tree.map(place, experiment.variables["batch_stats"], state.batch_stats)
-    live = {path: place(live[path], leaf) for path, leaf in state.live.items()}
-    return state._replace(live=live, batch_stats=stats, average={})
+    return state._replace(live=masters(experiment, state.live), batch_stats=stats, average={})
 
 
 def _reader(experiment: Experiment) -> Callable[[Any, Any], dict[str, Any]]:

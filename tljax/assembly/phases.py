@@ -13,7 +13,7 @@ from tljax.base.paths import flatten
 from tljax.base.tables import call
 from tljax.models import adapters, get_family
 from tljax.sharding import replicated, shardings
-from tljax.train.state import State, cast, first_state
+from tljax.train.state import State, first_state, split
 from tljax.train.step import START, make_step
 
 
@@ -135,17 +135,15 @@ def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
 
 def split_leaves(experiment: Experiment) -> tuple[dict[str, Any], dict[str, Any]]:
     """(float32 masters of the leaves that are live at the start, frozen leaves) of those that run, placed."""
-    live, dtype = experiment.plan.live(0), jnp.dtype(experiment.settings.compute_dtype)
-    leaves = _leaves(experiment)
-    # Frozen leaves take the compute dtype once, here, and not in every step.
-    frozen = {path: cast(leaf, dtype) for path, leaf in leaves.items() if path not in live}
-    return masters(experiment, live & leaves.keys()), _placed(experiment, frozen)
+    parts = split(_leaves(experiment), experiment.plan.live(0), jnp.dtype(experiment.settings.compute_dtype))
+    return tuple(_placed(experiment, leaves) for leaves in parts)
 
 
 def masters(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]:
     """Float32 copies of leaves with the experiment's values, placed; nobody else owns them, for a step donates them."""
     leaves = _leaves(experiment)
-    return _placed(experiment, {path: jnp.array(leaves[path], jnp.float32, copy=True) for path in paths})
+    live, _ = split({path: leaves[path] for path in paths}, frozenset(paths), jnp.float32)
+    return _placed(experiment, live)
 
 
 def _leaves(experiment: Experiment) -> dict[str, Any]:

@@ -45,7 +45,16 @@ def same_model(configs: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def trained(experiment: Experiment, workdir: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
-    """{"live": flat leaves, "batch_stats": …} of the run in `workdir`: its best checkpoint, else its newest."""
+    """{"live": flat leaves, "batch_stats": …} of the run in `workdir`: its best checkpoint, else its newest.
+
+    Raises:
+      UserError: a run of adapters, or one without a checkpoint.
+    """
+    if experiment.plan.adapters:
+        raise UserError(
+            f"{workdir} trained adapters, and the mean of their factors is not that of the kernels which they make. "
+            "Use such runs one by one."
+        )
     found = trained_variables(experiment, workdir, say=say)
     if found is None:
         raise UserError(f"{workdir} holds no checkpoint of a run.")

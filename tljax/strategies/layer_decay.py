@@ -1,12 +1,10 @@
 """Learning rates that fall with depth."""
 
-import re
 from collections.abc import Sequence
 
-from tljax.base.errors import UserError, raise_faults
-from tljax.base.tables import suggest
+from tljax.base.errors import UserError
 from tljax.base.types import Plan
-from tljax.strategies.stages import by_stage
+from tljax.strategies.stages import by_stage, chosen_stages
 
 
 def layer_decay(stages: Sequence[str], paths: Sequence[str], *, rate: float, with_head: Sequence[str] = ()) -> Plan:
@@ -28,16 +26,8 @@ def layer_decay(stages: Sequence[str], paths: Sequence[str], *, rate: float, wit
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
         raise UserError(f"config.strategy.layer_decay.rate is {rate!r}; it must be above 0 and at most 1.")
     grouped = by_stage(stages, paths)
-    patterns = (with_head,) if isinstance(with_head, str) else tuple(with_head)
-    raise_faults(
-        "The section config.strategy.layer_decay cannot be used:",
-        [
-            f"with_head: {pattern!r} matches no stage. {suggest(pattern, grouped)}"
-            for pattern in patterns
-            if not any(re.fullmatch(pattern, stage) for stage in grouped)
-        ],
-    )
-    counted = [stage for stage in grouped if not any(re.fullmatch(pattern, stage) for pattern in patterns)]
+    apart = chosen_stages("layer_decay", "with_head", with_head, grouped)
+    counted = [stage for stage in grouped if stage not in apart]
     rates = {path: float(rate) ** (len(counted) - i) for i, stage in enumerate(counted) for path in grouped[stage]}
     every = frozenset(paths)
     return Plan(live=lambda step: every, rates=rates)

@@ -1,5 +1,6 @@
 """Which leaves belong to which stage, and the options that several strategies share."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from tljax.base.errors import UserError, raise_faults
@@ -23,6 +24,26 @@ def outside_backbone(paths: Sequence[str]) -> frozenset[str]:
 def leaves(grouped: Mapping[str, Sequence[str]], stages: Sequence[str]) -> frozenset[str]:
     """All leaves of `stages`."""
     return frozenset(path for stage in stages for path in grouped[stage])
+
+
+def chosen_stages(
+    strategy: str, option: str, patterns: str | Sequence[str], grouped: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    """The stages with parameters whose whole names match one of `patterns`, in depth order.
+
+    Raises:
+      UserError: an expression that matches none, with the nearest name.
+    """
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    raise_faults(
+        f"The section config.strategy.{strategy} cannot be used:",
+        [
+            f"{option}: {pattern!r} matches no stage with parameters. {suggest(pattern, grouped)}"
+            for pattern in patterns
+            if not any(re.fullmatch(pattern, stage) for stage in grouped)
+        ],
+    )
+    return tuple(stage for stage in grouped if any(re.fullmatch(pattern, stage) for pattern in patterns))
 
 
 def check_batch_stats(strategy: str, value: str) -> str:

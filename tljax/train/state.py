@@ -35,7 +35,7 @@ class State(NamedTuple):
 
 
 def split(params: Mapping[str, Any], live: frozenset[str], compute_dtype: Any) -> tuple[dict, dict]:
-    """(live, frozen) flat leaves of `params`.
+    """(live, frozen) flat leaves of `params`, a tree, nested or flat.
 
     Live leaves become float32 copies: the step donates them, and a donated buffer may have no other owner. Frozen
     floating leaves take the compute dtype once, here, and not in every step.
