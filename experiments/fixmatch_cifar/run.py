@@ -1,4 +1,4 @@
-"""CIFAR-10 with few labels and many images: labels only, pseudo-labels, FixMatch, FlexMatch; three networks to start from.
+"""CIFAR-10 with few labels and many images: four methods, and three networks to start from.
 
 `python -m experiments.fixmatch_cifar.run`
 """
@@ -40,7 +40,10 @@ SCRATCH = {
 
 def _cases(network: str, more: dict, methods: dict) -> list[Case]:
     few = [Case(f"{name}, 4 a class{network}", {**values, **more}) for name, values in methods.items()]
-    return [*few, *(Case(f"{name}, 10 a class{network}", {**values, **more, **MORE}) for name, values in methods.items())]
+    return [
+        *few,
+        *(Case(f"{name}, 10 a class{network}", {**values, **more, **MORE}) for name, values in methods.items()),
+    ]
 
 
 STUDY = Study(

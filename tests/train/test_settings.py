@@ -12,6 +12,8 @@ def test_steps_count_where_they_are_given():
     assert Settings().total_steps(100) == 4
     assert Settings(steps=5, epochs=2).total_steps(100) == 5
     assert Settings(epochs=2).evaluation_interval(100) == 4
+    assert Settings(steps=300).evaluation_interval(10) == 6, "at most 50 in a run, however short its epochs are"
+    assert Settings(steps=300).evaluation_interval(100) == 8, "whole epochs"
     assert Settings(eval_every=3).evaluation_interval(100) == 3
 
 

@@ -9,6 +9,10 @@ from tljax.base.tables import suggest
 COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
+EVALUATIONS = 50
+"""Of a run, at most, by default: ten labelled images make an epoch of one step, and each would write a checkpoint."""
+
+
 class Settings(NamedTuple):
     """How a run is trained.
 
@@ -17,7 +21,8 @@ class Settings(NamedTuple):
       steps: optimizer steps in all; where it is given, it counts and not `epochs`.
       epochs: passes over the training data, may be a fraction; rounded up to whole steps.
       eval_batch_size: examples a step of an evaluation; None is `batch_size`.
-      eval_every: steps between evaluations on `data.validation`; None is once an epoch.
+      eval_every: steps between evaluations on `data.validation`; None is once an epoch, and where that were more
+        than `EVALUATIONS` in the run, once in as many epochs as it takes.
       save_every: steps between checkpoints; None is with every evaluation.
       log_every: steps between training records.
       accumulate: parts that a batch is cut into; their gradients are added before one update.
@@ -74,5 +79,6 @@ class Settings(NamedTuple):
         return math.ceil((1 if self.epochs is None else self.epochs) * examples / self.batch_size)
 
     def evaluation_interval(self, examples: int) -> int:
-        """Steps between two evaluations."""
-        return self.eval_every or max(1, math.ceil(examples / self.batch_size))
+        """Steps between two evaluations, and between two checkpoints."""
+        epoch = max(1, math.ceil(examples / self.batch_size))
+        return self.eval_every or epoch * max(1, math.ceil(self.total_steps(examples) / epoch / EVALUATIONS))
