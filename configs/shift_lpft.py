@@ -8,8 +8,9 @@ Papers: Kumar et al. 2022, Fine-tuning can distort pretrained features and under
         --config.strategy="{'fine_tune': {}}"
 
 SqueezeNet 1.1 from ImageNet (a Keras h5 file) on 64 × 64 pixels; TLJAX_WEIGHTS names the folder that holds
-squeezenet1.1_keras. The corruptions are in experiments/shift_lpft/corruptions.py. Expected: see
-experiments/shift_lpft/README.md. Cost: not measured yet.
+squeezenet1.1_keras. The corruptions are in experiments/shift_lpft/corruptions.py. Expected: 62.7 ± 0.2 % on clean
+photographs, 24.6 (noise) to 53.5 (brightness) on corrupted ones; fine-tuned from the first step 68.7 ± 0.7, 32.2, 60.6
+(three seeds, experiments/shift_lpft). Cost: 1 minute on one core; fine-tuning 2.
 """
 
 from ml_collections import ConfigDict

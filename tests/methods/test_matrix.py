@@ -22,6 +22,7 @@ from tljax.methods import TABLE
 VIEWS = {"weak": 0, "strong": 1, "student": 0, "teacher": 0, "a": 1, "b": 1}
 NEEDS = {
     "supervised": ({}, ()),
+    "bss": ({}, ()),
     "byol": (dict(hidden=8, width=4), ()),
     "cdan": (dict(widths=(8,)), ("target",)),
     "dan": ({}, ("target",)),
@@ -59,7 +60,7 @@ TASKS = {
     "patches": ("patches", dict(name="pretraining")),
     "text pretraining": ("text", dict(name="pretraining")),
 }
-LABELS = {"supervised", "dan", "dann", "deep_coral", "importance"}
+LABELS = {"supervised", "bss", "dan", "dann", "deep_coral", "importance"}
 """Methods that serve any task with labels and a vector an example."""
 CLASSES = {"cdan", "distillation", "fixmatch", "flexmatch", "mcc", "mean_teacher", "pseudo_label", "shot", "tent"}
 FEATURES = {"simclr", "byol"}

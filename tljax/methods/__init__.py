@@ -4,6 +4,7 @@ Methods know neither models nor optimizers: they are given `forward` and the tas
 """
 
 TABLE = {
+    "bss": "tljax.methods.bss:bss",
     "byol": "tljax.methods.byol:byol",
     "cdan": "tljax.methods.cdan:cdan",
     "dan": "tljax.methods.dan:dan",
