@@ -1,0 +1,64 @@
+"""A depthwise convolution as a sum of shifted products, against XLA's own operation.
+
+    python -m benchmarks.layers [--rounds 7] [--any-load]
+
+(4, 80, 80, 48) with a kernel of 3 × 3, float32. Results go to benchmarks/results/layers.jsonl.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.measuring import arguments, measure, record, row, serve, show
+
+SHAPE, KERNEL = (4, 80, 80, 48), (3, 3, 1, 48)
+TARGETS = {"depthwise convolution, forward": 10.0, "depthwise convolution, forward and backward": 4.0}
+COUNTS = {"ours": 20, "lax.conv": 5}
+
+
+def main() -> None:
+    options = arguments(__doc__, list(TARGETS), rounds=7)
+    if options.serve:
+        serve(program(*options.serve))
+        return
+    rows = []
+    for name in options.only or TARGETS:
+        turns = measure(
+            "benchmarks.layers", name, tuple(COUNTS), counts=COUNTS, rounds=options.rounds, any_load=options.any_load
+        )
+        rows.append(row(name, turns, target=TARGETS[name], peers=("lax.conv",)))
+    show(rows)
+    if not options.any_load:
+        record("layers", rows, ("jax", "tljax"))
+
+
+def program(who: str, workload: str) -> Callable[[int], None]:
+    """The convolution, or its value and both gradients."""
+    import jax
+    import jax.numpy as jnp
+
+    from tljax.models.layers import depthwise
+
+    def convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if who == "ours":
+            return depthwise(x, kernel, stride=(1, 1), padding=(1, 1))
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=SHAPE[-1]
+        )
+
+    generator = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(generator.normal(size=shape), jnp.float32) for shape in (SHAPE, KERNEL))
+    if workload.endswith("backward"):
+        run = jax.jit(jax.value_and_grad(lambda x, kernel: jnp.sum(jnp.sin(convolved(x, kernel))), argnums=(0, 1)))
+    else:
+        run = jax.jit(convolved)
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            jax.block_until_ready(run(x, kernel))
+
+    return work
+
+
+if __name__ == "__main__":
+    main()
