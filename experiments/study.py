@@ -120,7 +120,7 @@ def folder_of(workdir: Path, name: str, seed: int) -> Path:
 
 
 def record_of(case: Case, seed: int, folder: Path) -> dict[str, Any]:
-    """What is kept of a run: numbers of each split at the chosen checkpoint, steps, seconds, live parameters.
+    """What is kept of a run: numbers of each split at the chosen checkpoint, steps, seconds, parameters ever live.
 
     Under `training` stand the method's own numbers of the last step that was logged.
     """
@@ -138,7 +138,7 @@ def record_of(case: Case, seed: int, folder: Path) -> dict[str, Any]:
         "metrics": metrics,
         "steps": ends[-1]["step"] if ends else 0,
         "seconds": round(ends[-1].get("seconds", 0.0), 1) if ends else 0.0,
-        "live_parameters": found.inspect.get("total", {}).get("live", 0),
+        "live_parameters": found.inspect.get("total", {}).get("live_at_end", 0),
     }
 
 

@@ -38,7 +38,7 @@ def few(shots: int) -> dict:
             },
             "test": {"source": "tljax:usps", "split": "test"},
         },
-        "train": {"batch_size": 32, "steps": 300, "eval_batch_size": 223},
+        "train": {"batch_size": 32, "steps": 300 if shots < 10 else 1000, "eval_batch_size": 223},
         "probe": {"standardize": True},
     }
 

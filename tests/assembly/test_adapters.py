@@ -159,7 +159,7 @@ def test_the_stage_cache_holds_what_the_stages_below_the_adapters_make(config, t
     plain = {**config["train"], "cache": str(tmp_path / "cache")}
     experiment = build({**config, "strategy": strategy, "train": plain})
     cached = with_cache(experiment, say=lambda line: None)
-    assert cached.model.start == "block1"
+    assert cached.cached[0].model.start == "block1"
     states = []
     for each in (experiment, cached):
         job = make_job(each)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.tiny import save_config, save_csv, save_tiny_bert
 from tljax.assembly.experiment import build
-from tljax.assembly.training import make_job, training, with_leaves
+from tljax.assembly.training import make_job, training, training_batches, with_leaves
 from tljax.base.errors import UserError
 from tljax.base.paths import flatten
 from tljax.cli.config import load_config
@@ -137,6 +137,21 @@ def test_accumulated_parts_equal_the_whole_batch(config, tmp_path):
     parts, _ = _steps(build({**still, "train": {**config["train"], "accumulate": 4}}), 1)
     for path, leaf in whole.live.items():
         np.testing.assert_allclose(leaf, parts.live[path], atol=1e-4)
+
+
+def test_rematerialised_stages_take_the_same_step_in_less_memory(config):
+    found = {}
+    for remat in ("none", "stages"):
+        train = {**config["train"], "batch_size": 32, "remat": remat}
+        parts = training(build({**config, "strategy": {"freeze": {"rules": ["embed"]}}, "train": train}))
+        batches = next(training_batches(build({**config, "train": train}), 0))
+        step = parts.step.lower(parts.state, parts.frozen, batches, parts.key).compile()
+        memory = step.memory_analysis().temp_size_in_bytes
+        found[remat] = (memory, step(parts.state, parts.frozen, batches, parts.key)[1])
+    (whole, plain), (less, again) = found.values()
+    assert less < 0.7 * whole
+    assert plain["loss"] == again["loss"]
+    np.testing.assert_allclose(plain["gradient_norm"], again["gradient_norm"], rtol=1e-5)
 
 
 def test_no_step_is_compiled_twice(config):

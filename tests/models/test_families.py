@@ -80,7 +80,7 @@ def tiny(name: str):
     return family, model, variables, inputs
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("train", "stop", "hidden_states"))
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("train", "stop", "hidden_states", "remat"))
 def compiled(model, variables, inputs, **options):
     rngs = {"dropout": jax.random.key(1)} if options.get("train") else None
     return forward(model, variables, inputs, rngs=rngs, **options)
@@ -176,6 +176,13 @@ def test_recorded_stages_are_stages_in_order(name):
     assert [s for s in stages if s in recorded] == list(recorded)
     outputs, _ = traced(model, variables, inputs, hidden_states=True)
     assert len(all_hidden_states(outputs)) == len(recorded)
+
+
+def test_rematerialised_stages_return_what_the_plain_ones_do(name):
+    _, model, variables, inputs = tiny(name)
+    train = model.backbone.stages
+    plain, again = (traced(model, variables, inputs, train=train, hidden_states=True, remat=r) for r in (False, True))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), plain) == jax.tree.map(lambda x: (x.shape, x.dtype), again)
 
 
 def test_every_carry_key_is_declared(name):

@@ -51,10 +51,12 @@ def test_the_table_leads_to_every_strategy():
         "rates": {"rules": [("head/.*", 2.0)]},
         **{name: {"targets": ["attention"]} for name in ("lora", "ia3", "bottleneck")},
     }
+    heads = (f"backbone/block0/attention/{name}/kernel" for name in ("query", "key", "value"))
+    paths = (*PATHS, "backbone/embed/words/embedding", *heads)
     for name in TABLE:
-        plan = lookup(TABLE, name, what="strategy")(STAGES, PATHS, **required.get(name, {}))
+        plan = lookup(TABLE, name, what="strategy")(STAGES, paths, **required.get(name, {}))
         assert isinstance(plan, Plan)
-        assert plan.live(0) <= set(PATHS)
+        assert plan.live(0) <= set(paths)
 
 
 def test_the_plain_ones():

@@ -26,6 +26,8 @@ def test_steps_count_where_they_are_given():
         (Settings(cache=True), r"cache is True; it must be 'auto', 'off', or the name of a folder"),
         (Settings(cache="on"), "cache is 'on'"),
         (Settings(cache_dtype="float16"), r"cache_dtype is 'float16'"),
+        (Settings(remat="blocks"), r"config\.train\.remat is 'blocks'\. Accepted: none, stages"),
+        (Settings(remat=True), r"remat is True\. .*Accepted: none, stages"),
     ],
 )
 def test_values_that_do_not_fit_are_named(settings, message):

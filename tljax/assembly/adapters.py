@@ -13,6 +13,7 @@ from tljax.checkpoints.peft_format import load_adapter
 from tljax.models import get_family
 from tljax.models.adapters import adapters_of
 from tljax.models.forward import forward
+from tljax.models.prompts import FAMILIES
 
 
 def with_adapters(
@@ -21,11 +22,20 @@ def with_adapters(
     """`variables` with the adapters' first values. Each has a key of its own, so that one does not move another's.
 
     Raises:
-      UserError: kernels that are no matrices nor 2-D convolutions; kernels whose layer has no side branch; a stored
-        adapter that is not the one that the config describes.
+      UserError: adapters that the family cannot have; kernels that are no matrices nor 2-D convolutions; kernels whose
+        layer has no side branch; a stored adapter that is not the one that the config describes.
     """
     if not adapters:
         return dict(variables)
+    kinds = {adapter.name for mine in adapters.values() for adapter in mine}
+    raise_faults(
+        "config.strategy cannot be used:",
+        [
+            f"{kind} is for the families {', '.join(FAMILIES[kind])}, and the model is of {model.family}."
+            for kind in sorted(kinds & FAMILIES.keys())
+            if model.family not in FAMILIES[kind]
+        ],
+    )
     flat = flatten(variables["params"])
     raise_faults(
         "These kernels cannot have adapters beside them; leave them out of the targets:",

@@ -1,7 +1,7 @@
 """The stage cache: what the frozen lower stages make of the data is computed once, stored, and trained on.
 
-An experiment with a cache is an experiment like any other: its model starts at a later stage (`Model.start`), its
-sources are stores, and its processors put stored examples together.
+What reads a cache is an experiment like any other: its model starts at a later stage (`Model.start`), its sources are
+stores, and its processors put stored examples together. It stands in `Experiment.cached` of the one that is trained.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax.assembly.experiment import Experiment, training_stages
+from tljax.assembly.phases import starts_of
 from tljax.assembly.running import evaluation_size, placed
 from tljax.base.errors import raise_faults
 from tljax.base.paths import flatten
@@ -26,6 +27,7 @@ from tljax.data.streams import eval_stream
 from tljax.features.reading import Records, StoredProcessor
 from tljax.features.store import Field, Store, is_whole, write
 from tljax.models import get_family
+from tljax.models.adapters import PROMPT
 from tljax.models.forward import HEAD
 from tljax.models.heads import Classifier, pool
 
@@ -36,7 +38,10 @@ WORTH = 1.5
 
 
 def with_cache(experiment: Experiment, *, say: Callable[[str], None]) -> Experiment:
-    """`experiment` reading from a cache, as `config.train.cache` says; itself where there is none to be used.
+    """`experiment` with what reads its caches, as `config.train.cache` says; itself where there is none to be used.
+
+    Where more stages become live in the course of the run, the cache moves down: there is one for each part of the run
+    in which the lowest live stage is another.
 
     Args:
       experiment: with the values from which training starts.
@@ -46,27 +51,100 @@ def with_cache(experiment: Experiment, *, say: Callable[[str], None]) -> Experim
       UserError: a folder is named in the config, and these stages, data or method cannot be cached; says why.
       RunError: the disk is full.
     """
-    how = experiment.settings.cache
-    if how == "off":
+    if experiment.settings.cache == "off":
         return experiment
+    parts, faults = _parts(experiment), _refused(experiment)
+    if faults:
+        say("no stage cache: " + " ".join(faults))
+        return experiment
+    views, spent = {}, 0
+    for part in parts:
+        views[part.start], size = _view(experiment, part, experiment.settings.cache_limit - spent, say)
+        spent += size
+    return experiment._replace(cached=views)
+
+
+class _Part(NamedTuple):
+    """`steps` steps of a run from `start` on, in which `stage` is the lowest that trains; "head" where none does."""
+
+    start: int
+    steps: int
+    stage: str
+
+
+def _parts(experiment: Experiment) -> list[_Part]:
+    reading, found = experiment.reading, []
+    steps = reading.timed(experiment.settings).total_steps(reading.records)
+    starts = starts_of(experiment, steps)
+    for start, end in zip(starts, (*starts[1:], steps), strict=True):
+        training = training_stages(experiment.plan, start, experiment.stages, experiment.variables)
+        stage = next((stage for stage in experiment.stages if stage in training), HEAD)
+        if found and found[-1].stage == stage:
+            start = found.pop().start
+        found.append(_Part(start, end - start, stage))
+    return found
+
+
+def estimates(experiment: Experiment) -> dict[int, tuple[int, str]]:
+    """Step → (bytes that the stage cache from there on takes at most, why there is none); nothing is stored.
+
+    Raises:
+      UserError: as `with_cache`.
+    """
+    if experiment.settings.cache == "off":
+        return {}
+    parts, faults = _parts(experiment), _refused(experiment)
+    if faults:
+        return {0: (0, " ".join(faults))}
+    found, spent = {}, 0
+    for part in parts:
+        _, layouts, faults = _plan(experiment, part, experiment.settings.cache_limit - spent, run=False)
+        found[part.start] = (0 if faults else _size(experiment, layouts), " ".join(faults))
+        spent += found[part.start][0]
+    return found
+
+
+def _refused(experiment: Experiment) -> list[str]:
+    """Why "auto" makes no cache at all; a folder in the config is refused then."""
     faults = _faults(experiment)
-    if not faults and how == "auto" and _passes(experiment) < WORTH:
-        faults = [
-            f"the training data are read {_passes(experiment):.1f} times, for which a cache is not worth its making."
-        ]
-    if how == "auto" and faults:
-        say("no stage cache: " + " ".join(faults))
-        return experiment
-    raise_faults("The stages below the lowest live one cannot be cached (config.train.cache):", faults)
-    cut = _cut(experiment)
-    layouts = {name: _layout(experiment, cut, name) for name in experiment.sources}
-    faults = [fault for layout in layouts.values() for fault in layout.faults]
-    if not faults and how == "auto":
-        faults = _too_large(experiment, layouts)
-    if how == "auto" and faults:
-        say("no stage cache: " + " ".join(faults))
-        return experiment
-    raise_faults("What the frozen stages make cannot be stored (config.train.cache):", faults)
+    if all(part.stage == experiment.stages[0] for part in _parts(experiment)):
+        faults.insert(0, _bottom(experiment))
+    if experiment.settings.cache != "auto":
+        raise_faults("The stages below the lowest live one cannot be cached (config.train.cache):", faults)
+    return faults
+
+
+def _bottom(experiment: Experiment) -> str:
+    return f"{experiment.stages[0]}, the lowest stage, trains."
+
+
+def _plan(
+    experiment: Experiment, part: _Part, limit: float, *, run: bool
+) -> tuple["_Cut | None", dict[str, "_Layout"], list[str]]:
+    """(where the tower is cut, entry → what is stored of it, why there is no cache in this part of the run)."""
+    how, faults = experiment.settings.cache, []
+    passes = part.steps * experiment.reading.examples / experiment.reading.records
+    if part.stage == experiment.stages[0]:
+        faults = [_bottom(experiment)]
+    elif how == "auto" and passes < WORTH:
+        faults = [f"the training data are read {passes:.1f} times, for which a cache is not worth its making."]
+    if faults:
+        return None, {}, faults
+    cut = _cut(experiment, part.stage)
+    layouts = {name: _layout(experiment, cut, name, run=run) for name in experiment.sources}
+    unfit = [fault for layout in layouts.values() for fault in layout.faults]
+    if how != "auto":
+        raise_faults("What the frozen stages make cannot be stored (config.train.cache):", unfit)
+    return cut, layouts, unfit or (_too_large(experiment, layouts, limit) if how == "auto" else [])
+
+
+def _view(experiment: Experiment, part: _Part, limit: float, say: Callable[[str], None]) -> tuple[Experiment, int]:
+    """(what stands in the experiment's place in this part of the run, the bytes of its stores)."""
+    how = experiment.settings.cache
+    cut, layouts, faults = _plan(experiment, part, limit, run=True)
+    if faults:
+        say(f"no stage cache{f' from step {part.start} on' if part.start else ''}: " + " ".join(faults))
+        return experiment, 0
     root = cache_dir() / "features" if how == "auto" else Path(how).expanduser()
     sources, processors = {}, {}
     for name in experiment.sources:
@@ -83,7 +161,7 @@ def with_cache(experiment: Experiment, *, say: Callable[[str], None]) -> Experim
         sources=sources,
         processors=processors,
     )
-    return cached._replace(method=cached.method_at(0))
+    return cached._replace(method=cached.method_at(part.start)), _size(experiment, layouts)
 
 
 class _Cut(NamedTuple):
@@ -102,15 +180,8 @@ class _Cut(NamedTuple):
     run: Callable[..., dict[str, Any]]
 
 
-def _start(experiment: Experiment) -> str:
-    """The lowest stage that is live, or in training mode, at any time of the run; "head" without one."""
-    last = max((0, *experiment.plan.changes))
-    training = training_stages(experiment.plan, last, experiment.stages, experiment.variables)
-    return next((stage for stage in experiment.stages if stage in training), HEAD)
-
-
-def _cut(experiment: Experiment) -> _Cut:
-    model, start = experiment.model, _start(experiment)
+def _cut(experiment: Experiment, start: str) -> _Cut:
+    model = experiment.model
     family = get_family(model.family)
     below = tuple(experiment.stages[: experiment.stages.index(start)] if start != HEAD else experiment.stages)
     # A linear layer on pooled features reads nothing else: one vector an example is stored and not a map.
@@ -135,13 +206,12 @@ def _cut(experiment: Experiment) -> _Cut:
 def _faults(experiment: Experiment) -> list[str]:
     """Why nothing can be cached, whatever the data are."""
     task, method, faults = experiment.task, experiment.method, []
-    start = _start(experiment)
-    if start == experiment.stages[0]:
-        faults.append(f"{start}, the lowest stage, trains.")
     if method.changes_inputs:
         faults.append("the method changes the inputs, or reads them by itself.")
     if task.infer is not None or any(getattr(p, "makes_targets", False) for p in experiment.processors.values()):
         faults.append(f"the task {task.name} makes more of an example than inputs and a label.")
+    if any(adapter.name == PROMPT for mine in experiment.plan.adapters.values() for adapter in mine):
+        faults.append("the strategy prompt puts tokens before those of the data.")
     inputs = {"input_ids": np.zeros((1, 1), np.int32)}
     try:
         same = all(each.inputs({"inputs": inputs}) is inputs for each in (task, *task.parts.values()))
@@ -158,15 +228,13 @@ def _faults(experiment: Experiment) -> list[str]:
     return faults
 
 
-def _passes(experiment: Experiment) -> float:
-    reading = experiment.reading
-    steps = reading.timed(experiment.settings).total_steps(reading.records)
-    return steps * reading.examples / reading.records
+def _size(experiment: Experiment, layouts: Mapping[str, "_Layout"]) -> int:
+    """Bytes of the stores, at most: short examples take less."""
+    return sum(layouts[name].bytes * len(source.records) for name, source in experiment.sources.items())
 
 
-def _too_large(experiment: Experiment, layouts: Mapping[str, "_Layout"]) -> list[str]:
-    size = sum(layouts[name].bytes * len(source.records) for name, source in experiment.sources.items())
-    limit = experiment.settings.cache_limit
+def _too_large(experiment: Experiment, layouts: Mapping[str, "_Layout"], limit: float) -> list[str]:
+    size = _size(experiment, layouts)
     if size <= limit:
         return []
     return [f"it would take up to {size / 1e9:.1f} GB, and config.train.cache_limit allows {limit / 1e9:.1f}."]
@@ -190,14 +258,17 @@ class _Layout(NamedTuple):
     faults: list[str]
 
 
-def _layout(experiment: Experiment, cut: _Cut, name: str) -> _Layout:
-    """From the first batch of the entry, and from the shapes of one that is a token shorter."""
+def _layout(experiment: Experiment, cut: _Cut, name: str, *, run: bool) -> _Layout:
+    """From the first batch of the entry, and from the shapes of one that is a token shorter.
+
+    Without `run` nothing is computed: the values of what is carried, and of what fills, are then not told.
+    """
     batch = next(
         eval_stream(experiment.sources[name], experiment.processors[name], batch_size=evaluation_size(experiment))
     )
     inputs, faults = batch["inputs"], []
     params, stats = placed(experiment)
-    found = cut.run(params, stats, inputs)
+    found = cut.run(params, stats, inputs) if run else jax.eval_shape(cut.run, params, stats, inputs)
     shapes = {key: np.shape(x) for key, x in found.items()}
     ragged = "input_ids" in inputs
     mask = inputs.get("attention_mask")
@@ -222,7 +293,8 @@ def _layout(experiment: Experiment, cut: _Cut, name: str) -> _Layout:
             free = tuple(-1 if a != b else a for a, b in zip(shapes[key][1:], shorter[key][1:], strict=True))
             given = str(value.dtype)
             stored = dtype if jnp.issubdtype(value.dtype, jnp.floating) else given
-            fields[key] = Field(free, stored, given, _fill(np.asarray(value), free, inputs) if -1 in free else 0.0)
+            fill = _fill(np.asarray(value), free, inputs) if run and -1 in free else 0.0
+            fields[key] = Field(free, stored, given, fill)
             longest = _lengths(experiment.processors[name])[-1] if ragged else 0
             largest += fields[key].size_at(longest) * jnp.dtype(stored).itemsize
     return _Layout(fields, carried, ragged, int(largest), faults)

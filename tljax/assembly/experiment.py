@@ -22,6 +22,7 @@ from tljax.assembly.objective import (
     with_feature,
     with_feature_shape,
 )
+from tljax.assembly.quantizing import exchanged, quantized_leaves, rounded
 from tljax.assembly.reading import Reading, check_tasks, reading_of, task_of
 from tljax.assembly.sections import SECTIONS, Entry, ModelSection
 from tljax.base.errors import UserError, raise_faults
@@ -63,6 +64,8 @@ class Experiment(NamedTuple):
       stages: the stages that run, in depth order.
       fresh_head: whether the head has leaves that no checkpoint filled.
       notes: what `adapt` did.
+      cached: steps done → the experiment that is trained from there on, with a stage cache or without; see
+        `tljax.assembly.caching`. Empty without caches.
     """
 
     config: dict[str, Any]
@@ -83,6 +86,7 @@ class Experiment(NamedTuple):
     stages: tuple[str, ...]
     fresh_head: bool
     notes: tuple[str, ...]
+    cached: Mapping[int, Any] = {}
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -146,7 +150,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     model = model._replace(stop=stop)
     stages = tuple(s for s in model.backbone.stages if s != stop)
 
-    make_method, teacher = objective_of(config.get("method"), task)
+    make_method, teacher = objective_of(config.get("method"), task, remat=settings.remat == "stages")
     # Which stages train follows from the paths, and some paths are the method's own: so it is made twice.
     method = make_method(model, ())
     check_streams(method, config.get("method"), entries)
@@ -405,9 +409,11 @@ def _plan(
 
 
 def _begun(model: Model, variables: dict[str, Any], plan: Plan, key: jax.Array) -> dict[str, Any]:
-    """`variables` as training begins: with the plan's adapters, and with random values where it resets."""
+    """`variables` as training begins: with kernels in few bits, adapters, and random values, as the plan says."""
+    held = quantized_leaves(model, variables, plan.quantized)
+    variables = rounded(variables, held, plan.adapters)
     variables = with_adapters(model, variables, plan.adapters, jax.random.fold_in(key, 4))
-    return _reset(model, variables, plan, jax.random.fold_in(key, 3))
+    return _reset(model, exchanged(variables, held), plan, jax.random.fold_in(key, 3))
 
 
 def _reset(model: Model, variables: dict[str, Any], plan: Plan, key: jax.Array) -> dict[str, Any]:

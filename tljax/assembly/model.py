@@ -10,6 +10,7 @@ from tljax.base.tables import suggest
 from tljax.base.types import Model
 from tljax.checkpoints.adapt import adapt
 from tljax.checkpoints.load import load_pretrained
+from tljax.checkpoints.merging import merge_adapters
 from tljax.models import get_family
 from tljax.models.forward import init_variables
 
@@ -25,6 +26,8 @@ def make_model(section: ModelSection, key: jax.Array) -> tuple[Model, dict, Any,
     else:
         model, processor = _fresh(section.family, section.variant), None
         variables = {**jax.jit(init_variables, static_argnums=0)(model, key), "extras": {}}
+    if section.adapters:
+        variables = merge_adapters(model, variables, section.adapters)
     notes: tuple[str, ...] = ()
     if section.adapt:
         model, variables, notes = adapt(model, variables, rng=jax.random.fold_in(key, 1), **section.adapt)

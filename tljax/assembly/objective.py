@@ -44,15 +44,18 @@ def teacher_of(section: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | N
 
 
 def objective_of(
-    section: Mapping[str, Any] | None, task: Task
+    section: Mapping[str, Any] | None, task: Task, *, remat: bool = False
 ) -> tuple[Callable[[Model, tuple[str, ...]], Method], dict[str, Any] | None]:
-    """((model, stages in training mode) → the method of `config.method`, the teacher's wing of the tree or None)."""
+    """((model, stages in training mode) → the method of `config.method`, the teacher's wing of the tree or None).
+
+    With `remat` the gradient of the backbone's stages keeps only what goes into each.
+    """
     section, teacher = teacher_of(section)
     options = dict(section or {})
     function = lookup(methods.TABLE, options.pop("name", "supervised"), what="method")
 
     def make(model: Model, train_stages: tuple[str, ...]) -> Method:
-        return call(function, (make_forward(model, train_stages), task), options, where="config.method")
+        return call(function, (make_forward(model, train_stages, remat=remat), task), options, where="config.method")
 
     return make, teacher
 
@@ -88,7 +91,7 @@ def check_head(method: Method, section: Mapping[str, Any] | None, fresh: bool) -
         )
 
 
-def make_forward(model: Model, train_stages: tuple[str, ...]) -> Callable:
+def make_forward(model: Model, train_stages: tuple[str, ...], *, remat: bool = False) -> Callable:
     """What a method calls: (params, state, inputs, rng, *, train, hidden_states) → (outputs, state)."""
 
     def run(params, state, inputs, rng, *, train=True, hidden_states=False):
@@ -99,6 +102,7 @@ def make_forward(model: Model, train_stages: tuple[str, ...]) -> Callable:
             rngs=None if rng is None else {"dropout": rng},  # a survey has none
             train=train_stages if train else (),
             hidden_states=hidden_states,
+            remat=remat,
         )
         return outputs, {**state, **updates}
 

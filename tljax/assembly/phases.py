@@ -9,11 +9,12 @@ import optax
 
 from tljax import optim
 from tljax.assembly.experiment import Experiment, used_paths
+from tljax.assembly.running import compiler_options
 from tljax.base.paths import flatten
 from tljax.base.tables import call
-from tljax.models import adapters, get_family
+from tljax.models import adapters, get_family, quantized
 from tljax.sharding import replicated, shardings
-from tljax.train.state import State, first_state, split
+from tljax.train.state import State, cast, first_state, split
 from tljax.train.step import START, make_step
 
 
@@ -37,10 +38,24 @@ class Phase(NamedTuple):
     shapes: State
 
 
+def since(experiment: Experiment, done: int) -> int:
+    """The step from which the stage cache is read that is in use after `done` steps; 0 without caches."""
+    return max((start for start in experiment.cached if start <= done), default=0)
+
+
+def at(experiment: Experiment, done: int) -> Experiment:
+    """The experiment as it is trained after `done` steps: itself, or the one that reads the stage cache of the time."""
+    return experiment.cached.get(since(experiment, done), experiment)
+
+
+def starts_of(experiment: Experiment, steps: int) -> tuple[int, ...]:
+    """The steps at which the phases of a run of `steps` steps begin."""
+    return (0, *(step for step in experiment.plan.changes if step < steps))
+
+
 def make_phases(experiment: Experiment, steps: int) -> tuple[tuple[Phase, ...], State, Callable[[Any], Any]]:
     """(phases of a run of `steps` steps, state before the first one, step → learning rate); compiles nothing yet."""
-    plan = experiment.plan
-    starts = (0, *(step for step in plan.changes if step < steps))
+    plan, starts = experiment.plan, starts_of(experiment, steps)
     live, frozen = split_leaves(experiment)
     ever = {**live, **masters(experiment, plan.live(starts[-1]) - live.keys())}
     since = {path: next(start for start in starts if path in plan.live(start)) for path in ever}
@@ -83,6 +98,7 @@ def _phase(
     begin: Mapping[str, Any],
 ) -> Phase:
     live, settings = experiment.plan.live(start) & frozenset(leaves), experiment.settings
+    now = at(experiment, start)
     mine = {path: leaves[path] for path in live}
     shapes = jax.eval_shape(lambda live: first_state(live, optimizer, **begin), mine)
     placed = jax.tree_util.tree_map_with_path(
@@ -90,7 +106,7 @@ def _phase(
         shapes,
     )
     step = make_step(
-        experiment.method_at(start),
+        now.method_at(start),
         optimizer,
         compute_dtype=jnp.dtype(settings.compute_dtype),
         accumulate=settings.accumulate,
@@ -98,12 +114,18 @@ def _phase(
         mixed=experiment.plan.mixed,
         average=experiment.plan.average,
     )
+    jitted = jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(jax.tree.map(lambda x: x.sharding, placed), None),
+        compiler_options=compiler_options(experiment),
+    )
     return Phase(
         start=start,
         live=live,
-        frozen={path: leaf for path, leaf in frozen.items() if path not in live},
+        frozen={path: leaf for path, leaf in {**frozen, **_carried(now)}.items() if path not in live},
         optimizer=optimizer,
-        step=jax.jit(step, donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, placed), None)),
+        step=jitted,
         shapes=placed,
     )
 
@@ -146,6 +168,12 @@ def masters(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]:
     return _placed(experiment, live)
 
 
+def _carried(experiment: Experiment) -> dict[str, Any]:
+    """What a stage cache holds once for all examples, placed."""
+    dtype, flat = jnp.dtype(experiment.settings.compute_dtype), flatten(experiment.variables["params"])
+    return _placed(experiment, {path: cast(leaf, dtype) for path, leaf in flat.items() if path.startswith("carried/")})
+
+
 def _leaves(experiment: Experiment) -> dict[str, Any]:
     """The leaves of the stages that run."""
     used = set(used_paths(experiment.variables, experiment.model.stop))
@@ -154,6 +182,7 @@ def _leaves(experiment: Experiment) -> dict[str, Any]:
 
 def _placed(experiment: Experiment, leaves: Mapping[str, Any]) -> dict[str, Any]:
     family = get_family(experiment.model.family)
-    rules = (*adapters.SHARDING, *family.sharding, (r"(head|method|teacher|carried)/.*", ()))
-    places = shardings(rules, {path: x.shape for path, x in leaves.items()}, experiment.mesh, strict=False)
-    return jax.device_put(dict(leaves), places)
+    rules = (*adapters.SHARDING, *quantized.SHARDING, *family.sharding, (r"(head|method|teacher|carried)/.*", ()))
+    shapes = {quantized.kernel_path(path): x.shape for path, x in leaves.items()}
+    places = shardings(rules, shapes, experiment.mesh, strict=False)
+    return jax.device_put(dict(leaves), {path: places[quantized.kernel_path(path)] for path in leaves})

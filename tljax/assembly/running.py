@@ -19,6 +19,7 @@ from tljax.sharding import batch_sharding, replicated
 from tljax.train import probe as probes
 from tljax.train.evaluate import collect, measure
 from tljax.train.state import cast
+from tljax.train.step import KEEP_BARRIERS
 
 ANSWERS = ("label", "tags", "answers", "target_text", "boxes", "labels", "mask")
 """What a record to predict for may hold and nobody reads."""
@@ -36,6 +37,12 @@ def evaluation_size(experiment: Experiment) -> int:
     return experiment.settings.eval_batch_size or experiment.settings.batch_size
 
 
+def compiler_options(experiment: Experiment) -> dict[str, Any] | None:
+    """What XLA is told where parts are computed again, or not before their time."""
+    barriers = experiment.settings.remat != "none" or experiment.plan.quantized
+    return KEEP_BARRIERS.get(experiment.mesh.devices.flat[0].platform) if barriers else None
+
+
 def predictor(experiment: Experiment, *, task: Task | None = None, head: Any = None) -> Callable[[Any, Any, Any], dict]:
     """Compiled (params, batch_stats, batch) → predictions of the task, or the outputs of another `head`.
 
@@ -48,7 +55,7 @@ def predictor(experiment: Experiment, *, task: Task | None = None, head: Any = N
     if head is not None:
         model = model._replace(head=head)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options(experiment))
     def predict(params, batch_stats, batch):
         variables = {"params": params, "batch_stats": batch_stats}
         if head is None and task.infer is not None:

@@ -63,6 +63,8 @@ class ModelSection(NamedTuple):
       variant: published name or config.json entries, for a model without a checkpoint.
       dtype: of the loaded leaves; None keeps the stored ones.
       sha256: expected digest of the weight file.
+      adapters: folders in PEFT's format, put into the kernels: one, or several, ("a", ("b", 0.5)); see
+        `tljax.checkpoints.merging`.
       adapt: {change of shape: new value}, see `tljax.adapt`.
       processor: options of the processor, for checkpoints that carry none.
     """
@@ -72,5 +74,6 @@ class ModelSection(NamedTuple):
     variant: Any = None
     dtype: str | None = None
     sha256: str | None = None
+    adapters: Any = ()
     adapt: Mapping[str, Any] = {}
     processor: Mapping[str, Any] = {}

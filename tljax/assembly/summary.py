@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from tljax.assembly.experiment import Experiment
+from tljax.models.quantized import parameters
 from tljax.train.state import State
 
 
@@ -22,7 +23,8 @@ def stage_table(
       optimizer: bytes of optimizer state by live path.
 
     Returns:
-      {"stages": rows, "total": sums}; bytes are per device.
+      {"stages": rows, "total": sums}; bytes are per device. What is live is so at the start; `live_at_end` of the sums
+      is the parameters that ever are.
     """
     flat = {**frozen, **live}
     groups = [*(f"backbone/{stage}" for stage in experiment.stages), "head", "method"]
@@ -36,7 +38,7 @@ def stage_table(
         rows.append(
             {
                 "stage": group.removeprefix("backbone/"),
-                "parameters": sum(flat[path].size for path in mine),
+                "parameters": sum(parameters(path, flat[path]) for path in mine),
                 "live": sum(flat[path].size for path in moving),
                 "rate": rates[0] if len(rates) == 1 else (rates or None),
                 "parameter_bytes": sum(_local_bytes(flat[path]) for path in mine),
@@ -45,6 +47,8 @@ def stage_table(
             }
         )
     total = {name: sum(row[name] for row in rows) for name in rows[0] if name not in ("stage", "rate")}
+    ever = experiment.plan.live(max((0, *experiment.plan.changes))) if live else ()
+    total["live_at_end"] = sum(leaf.size for path, leaf in flat.items() if path in ever)
     return {"stages": rows, "total": total}
 
 

@@ -1,9 +1,10 @@
 """From an experiment to a compiled step and a job: live and frozen leaves, optimizer, shardings."""
 
+import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tljax.assembly.caching import estimates
+from tljax.assembly.costs import full_step
 from tljax.assembly.domains import examiner
 from tljax.assembly.experiment import Experiment, used_paths
-from tljax.assembly.phases import Phase, enter, make_phases, masters, phase_at, split_leaves
+from tljax.assembly.phases import Phase, at, enter, make_phases, masters, phase_at, since, split_leaves
 from tljax.assembly.running import evaluation_batches, predictor
 from tljax.assembly.summary import optimizer_bytes, stage_table
 from tljax.base.errors import UserError, raise_faults
@@ -52,6 +55,10 @@ class Training(NamedTuple):
     schedule: Callable
     steps: int
 
+    def phase_of(self, state: State) -> Phase:
+        """The phase to which a state belongs, by its live leaves."""
+        return next(phase for phase in self.phases if phase.live == state.live.keys())
+
 
 def training(experiment: Experiment) -> Training:
     """Everything that a step needs, created on the mesh; compiles nothing yet."""
@@ -70,18 +77,17 @@ def make_job(experiment: Experiment) -> Job:
     settings, reading = experiment.settings, experiment.reading
     sharding = batch_sharding(experiment.mesh)
     names = [name for name in experiment.sources if name not in experiment.method.streams]
-    predict = {
-        task: predictor(experiment, task=experiment.task.parts.get(task))
-        for task in {experiment.entries[name].task for name in names}
-    }
     dtype = jnp.dtype(settings.compute_dtype)
 
-    by_live = {phase.live: phase for phase in parts.phases}
+    @cache
+    def predict(start: int, task: str | None):
+        return predictor(at(experiment, start), task=experiment.task.parts.get(task))
+
     starts = {phase.start: phase for phase in parts.phases[1:]}
     survey = surveyor(experiment, parts)
 
     def step(state, batches):
-        phase = by_live[frozenset(state.live)]
+        phase = parts.phase_of(state)
         return phase.step(state, phase.frozen, batches, parts.key)
 
     def before(done: int, state: State) -> State:
@@ -91,17 +97,16 @@ def make_job(experiment: Experiment) -> Job:
         return to_device(training_batches(experiment, start), sharding)
 
     def evaluation(name: str):
-        def run(state: State):
-            params = merge(state.evaluated, parts.frozen, dtype)
-            predictions, targets, _ = collect(
-                partial(predict[experiment.entries[name].task], params, state.batch_stats),
-                evaluation_batches(experiment, name),
-                sharding,
-            )
-            return measure(experiment.task_of(name), predictions, targets, experiment.sources[name].records)
+        def measured(state: State):
+            phase, task = parts.phase_of(state), experiment.entries[name].task
+            now, params = at(experiment, phase.start), merge(state.evaluated, phase.frozen, dtype)
+            run = partial(predict(since(experiment, phase.start), task), params, state.batch_stats)
+            predictions, targets, _ = collect(run, evaluation_batches(now, name), sharding)
+            return measure(experiment.task_of(name), predictions, targets, now.sources[name].records)
 
-        return run
+        return measured
 
+    last = at(experiment, parts.phases[-1].start)
     metric, direction = (experiment.task_of("validation") if "validation" in names else experiment.task).main
     return Job(
         config=experiment.config,
@@ -119,7 +124,7 @@ def make_job(experiment: Experiment) -> Job:
         before=before,
         shapes=lambda done: phase_at(parts.phases, done).shapes,
         events=events(experiment, parts.phases),
-        examine=examiner(experiment, parts.frozen),
+        examine=examiner(last, {**parts.frozen, **parts.phases[-1].frozen}),
     )
 
 
@@ -134,24 +139,32 @@ def events(experiment: Experiment, phases: Sequence[Phase]) -> dict[int, str]:
 
 def surveyor(experiment: Experiment, parts: Training) -> Callable[[int, State], State]:
     """(steps done, state) → state, with the method's survey of its streams made where one is due."""
-    survey, settings, mesh = experiment.method.survey, experiment.settings, experiment.mesh
-    if survey is None:
+    settings, mesh = experiment.settings, experiment.mesh
+    if experiment.method.survey is None:
         return lambda step, state: state
     interval = math.ceil(experiment.reading.records / experiment.reading.examples)
     dtype, sharding = jnp.dtype(settings.compute_dtype), batch_sharding(mesh)
 
-    @jax.jit
-    def read(live, frozen, batch_stats, method, batch):
-        state = {"batch_stats": batch_stats, "method": method}
-        return survey.read(merge(live, frozen, dtype), state, batch)
+    @cache
+    def reader(start: int):
+        survey = at(experiment, start).method_at(0).survey
+
+        @jax.jit
+        def read(live, frozen, batch_stats, method, batch):
+            state = {"batch_stats": batch_stats, "method": method}
+            return survey.read(merge(live, frozen, dtype), state, batch)
+
+        return survey, read
 
     def before(step: int, state: State) -> State:
+        now, frozen = at(experiment, step), parts.phase_of(state).frozen
+        survey, read = reader(since(experiment, step))
         if step % interval if survey.every == "epoch" else step:
             return state
         found = {}
         for name in survey.streams:
-            run = partial(read, state.live, parts.frozen, state.batch_stats, state.method)
-            batches = evaluation_batches(experiment, name)
+            run = partial(read, state.live, frozen, state.batch_stats, state.method)
+            batches = evaluation_batches(now, name)
             if experiment.method.streams[name] == "unlabelled":
                 batches = ({key: x for key, x in batch.items() if key != "targets"} for batch in batches)
             found[name], targets, _ = collect(run, batches, sharding)
@@ -166,6 +179,13 @@ def surveyor(experiment: Experiment, parts: Training) -> Callable[[int, State], 
 
 def training_batches(experiment: Experiment, start: int) -> Iterator[dict[str, Any]]:
     """{stream: batch} of each stream that the method reads, from step `start` on, on the host."""
+    starts = (start, *sorted(step for step in experiment.cached if step > start))
+    for begin, end in itertools.zip_longest(starts, starts[1:]):
+        batches = _batches(at(experiment, begin), begin)
+        yield from itertools.islice(batches, None if end is None else end - begin)
+
+
+def _batches(experiment: Experiment, start: int) -> Iterator[dict[str, Any]]:
     sizes = experiment.reading.sizes
     streams = {name: _stream(experiment, name, start, sizes[name]) for name in experiment.method.streams}
     unlabelled = {name for name, kind in experiment.method.streams.items() if kind == "unlabelled"}
@@ -227,9 +247,7 @@ def stream_seed(seed: int, name: str) -> int:
 
 def digests(experiment: Experiment) -> dict[str, str]:
     """Digests of the pretrained tree (live leaves as they start) and of the live set."""
-    # What is carried was computed from the other leaves.
-    flat = {p: leaf for p, leaf in flatten(experiment.variables["params"]).items() if not p.startswith("carried/")}
-    plan, named = experiment.plan, {}
+    flat, plan, named = flatten(experiment.variables["params"]), experiment.plan, {}
     for start in (0, *plan.changes):
         since = f" from step {start}" if start else ""
         for path in sorted(plan.live(start) - named.keys()):
@@ -286,9 +304,14 @@ def summary(experiment: Experiment) -> dict[str, Any]:
 
 
 def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
-    """The table of stages, and the FLOPs of the compiled step and of a forward pass on the same batch.
+    """The table of stages; FLOPs of the compiled step and of a forward pass on the same batch; what else takes room.
 
     A config without training data or without an optimizer (an evaluation, a probe) has a forward pass only.
+
+    Returns:
+      that of `stage_table`, `title`, `batch` (its size), `events`; `flops`: `forward`, `step`, and `share`, which the
+      step is of one that fine-tunes everything, both as they are before they are compiled; `temporary_bytes` of the
+      step on a device: activations above all; `cache`: see `tljax.assembly.caching.estimates`.
     """
     settings, sharding = experiment.settings, batch_sharding(experiment.mesh)
     strategies = ", ".join(experiment.config.get("strategy") or ["fine_tune"])
@@ -298,10 +321,14 @@ def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
         parts = training(experiment)
         live, frozen, stats = parts.state.live, parts.frozen, parts.state.batch_stats
         batches = jax.device_put(next(training_batches(experiment, 0)), sharding)
-        step = parts.step.lower(parts.state, frozen, batches, parts.key).compile()
+        lowered = parts.step.lower(parts.state, frozen, batches, parts.key)
+        step, full = lowered.compile(), full_step(experiment, batches, parts.key, steps=parts.steps)
         batch = batches.get("train") or next(iter(batches.values()))
         batch = batch if "inputs" in batch else {**batch, "inputs": next(iter(batch["views"].values()))}
         found["flops"]["step"] = step.cost_analysis()["flops"]
+        found["flops"]["share"] = lowered.cost_analysis()["flops"] / full.cost_analysis()["flops"]
+        found["temporary_bytes"] = step.memory_analysis().temp_size_in_bytes
+        found["cache"] = estimates(experiment)
         table = stage_table(experiment, live, frozen, optimizer_bytes(parts.state))
         found["events"] = events(experiment, parts.phases)
     else:

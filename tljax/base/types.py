@@ -290,7 +290,7 @@ class Adapter(NamedTuple):
     """What a strategy puts beside one kernel; see `tljax.models.adapters`.
 
     Attributes:
-      name: of its branch: "lora", "ia3", "bottleneck". A kernel has one of each name at most.
+      name: of its branch: "lora", "prefix" (`tljax.models.adapters.NAMES`). A kernel has one of each name at most.
       leaves: their paths below the module of the kernel ("lora/a").
       init: (rng, kernel) → {path as in `leaves`: float32 array}.
       frozen: those of `leaves` that never train ("lora/scale").
@@ -304,6 +304,20 @@ class Adapter(NamedTuple):
     frozen: tuple[str, ...] = ()
     rates: Mapping[str, float] = {}
     source: str | None = None
+
+
+class Quantization(NamedTuple):
+    """How a kernel that never trains is held; see `tljax.models.quantized`.
+
+    Attributes:
+      kind: "int8" or "nf4".
+      double: whether the scales are quantised, too.
+      named: whether somebody named this kernel; one that nobody named is left as it is where it trains.
+    """
+
+    kind: str
+    double: bool = False
+    named: bool = False
 
 
 class Plan(NamedTuple):
@@ -328,6 +342,7 @@ class Plan(NamedTuple):
         exported in their place; None without one. One of the composed plans may have it.
       adapters: path of a kernel → what stands beside it. Of composed plans a kernel has all, and none where another
         plan never lets it train; they are live as soon as the others let the kernel train.
+      quantized: path of a kernel → how it is held in few bits. Composed plans unite; it must never be live.
     """
 
     live: Callable[[float], frozenset[str]]
@@ -340,3 +355,4 @@ class Plan(NamedTuple):
     mixed: Mapping[str, float] = {}
     average: float | None = None
     adapters: Mapping[str, tuple[Adapter, ...]] = {}
+    quantized: Mapping[str, Quantization] = {}

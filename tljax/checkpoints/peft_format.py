@@ -2,7 +2,7 @@
 
 Names there are those of the modules of transformers, which are a family's weight table without `.weight`:
 `base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight` is our
-`backbone/block0/attention/query/lora/a`, transposed.
+`backbone/block0/attention/query/lora/a`, transposed. Prefixes and prompts are one tensor: `peft_prompts`.
 """
 
 import json
@@ -22,14 +22,17 @@ from tljax.base.paths import flatten, unflatten
 from tljax.base.tables import suggest
 from tljax.base.types import Family, HeadFormat, Model
 from tljax.base.weights import AS_IS, CONV, LINEAR, Row, Table, their_shapes
+from tljax.checkpoints import peft_prompts
 from tljax.checkpoints.convert import export_leaves
 from tljax.checkpoints.safetensors_format import open_tensors
 from tljax.checkpoints.save import format_of
 from tljax.models import get_family
-from tljax.models.adapters import BOTTLENECK, IA3, LORA, adapters_of
+from tljax.models.adapters import BOTTLENECK, IA3, LORA, NAMES, VISUAL, adapters_of
 
 ROOT = "base_model.model."
 """Before the name of a module of transformers."""
+PROMPT_ROOT = "base_model."
+"""The same beside a prefix or prompt, where peft has no wrapper of its own around the model."""
 NAME = re.compile(
     re.escape(ROOT) + r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|ia3_l)(\.weight)?"
 )
@@ -86,7 +89,7 @@ def save_adapter(
     Args:
       folder: made anew, or one that holds an adapter, which is replaced.
       model: with the head that a class of transformers computes, or None to leave the head out.
-      variables: with LoRA (DoRA) or IA³ beside kernels, one kind of them.
+      variables: with LoRA (DoRA), IA³, a prefix or a prompt, one kind of them.
       base: name or path of the base model, for the config.
       rslora: whether the config says that the scale is alpha / √rank; the scale is the same.
 
@@ -108,12 +111,35 @@ def save_adapter(
     mine = {module: leaves for module, leaves in adapters_of(flat).items() if module.startswith("backbone/")}
     where = {spot.module: (name, spot) for name, spot in named.items()}
     kinds = {kind for leaves in mine.values() for kind in leaves}
-    faults = [] if mine else ["there are no adapters: train with the strategy lora or ia3."]
-    if BOTTLENECK in kinds:
-        faults.append("peft has no bottleneck adapters.")
-    if {LORA, IA3} <= kinds:
-        faults.append("there are lora and ia3 together, and a folder of peft has one kind.")
-    faults += [
+    learned = kinds & peft_prompts.KINDS.keys()
+    faults = [] if mine else ["there are no adapters: train with the strategy lora, ia3, prefix or prompt."]
+    faults += [f"peft has no {kind} adapters." for kind in (BOTTLENECK, VISUAL) if kind in kinds]
+    if len(kinds - {BOTTLENECK, VISUAL}) > 1:
+        together = " and ".join(kind for kind in NAMES if kind in kinds)
+        faults.append(f"there are {together} together, and a folder of peft has one kind.")
+    faults += [] if learned else _kernel_faults(mine, where, flat)
+    raise_faults("These adapters cannot be written as peft does:", faults)
+    if learned:
+        tensors, entries = peft_prompts.written(model, mine, chosen.architecture if chosen else None)
+    else:
+        spread = {where[module]: leaves for module, leaves in mine.items()}
+        tensors, entries = _lora(spread, rslora) if LORA in kinds else _ia3(spread)
+        tensors = {ROOT + name: x for name, x in tensors.items()}
+        entries |= {"fan_in_fan_out": any(spot.turned for _, spot in spread), "task_type": None}
+    head = _head(model, chosen, flat) if chosen else {}
+    entries |= {
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "modules_to_save": sorted({name.rpartition(".")[0] for name in head}) or None,
+    }
+    tensors |= {(PROMPT_ROOT if learned else ROOT) + name: x for name, x in head.items()}
+    _write(folder, {name: np.asarray(x, order="C") for name, x in tensors.items()}, entries)
+    return folder
+
+
+def _kernel_faults(mine: Mapping[str, Any], where: Mapping[str, Any], flat: Mapping[str, Any]) -> list[str]:
+    """Why peft cannot hold `mine` beside the kernels; `where` has those that it knows."""
+    faults = [
         f"{module} is no module of its own in transformers (it is fused with others), or none with a weight."
         for module in mine
         if module not in where
@@ -125,20 +151,7 @@ def save_adapter(
     ]
     if len({"magnitude" in leaves[LORA] for leaves in mine.values() if LORA in leaves}) > 1:
         faults.append("some kernels have a magnitude (DoRA) and some have none.")
-    raise_faults("These adapters cannot be written as peft does:", faults)
-    spread = {where[module]: leaves for module, leaves in mine.items()}
-    tensors, entries = _lora(spread, rslora) if LORA in kinds else _ia3(spread)
-    head = _head(model, chosen, flat) if chosen else {}
-    entries |= {
-        "base_model_name_or_path": base,
-        "fan_in_fan_out": any(spot.turned for _, spot in spread),
-        "inference_mode": True,
-        "modules_to_save": sorted({name.rpartition(".")[0] for name in head}) or None,
-        "task_type": None,
-    }
-    tensors = {ROOT + name: np.asarray(x, order="C") for name, x in {**tensors, **head}.items()}
-    _write(folder, tensors, entries)
-    return folder
+    return faults
 
 
 def _lora(mine: Mapping[tuple[str, Spot], Mapping[str, Any]], rslora: bool) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -221,7 +234,7 @@ def load_adapter(
     """`variables` with the adapters of a folder of peft beside the kernels, and with its head.
 
     Args:
-      folder: adapter_config.json and adapter_model.safetensors, of LoRA (rsLoRA, DoRA) or IA³.
+      folder: adapter_config.json and adapter_model.safetensors, of LoRA (rsLoRA, DoRA), IA³, a prefix or a prompt.
       model: of the family that it was made for.
       variables: of `model`.
       head: whether the tensors of the head are read; they must be those of the model's head.
@@ -233,6 +246,10 @@ def load_adapter(
     config, tensors = _read(folder)
     named = {name: spot for prefix in family.prefixes for name, spot in spots(family, model.config, prefix).items()}
     flat, made, faults, others = flatten(variables["params"]), {}, [], {}
+    if config["peft_type"] in peft_prompts.KINDS.values():
+        whole = {name.removeprefix(PROMPT_ROOT): np.array(tensor.read()) for name, tensor in tensors.items()}
+        made, tensors = peft_prompts.read(model, config, whole, flat), {}
+        others = {name: x for name, x in whole.items() if name != peft_prompts.NAME}
     for name, tensor in tensors.items():
         matched = NAME.fullmatch(name)
         if matched is None:
@@ -244,7 +261,7 @@ def load_adapter(
             continue
         made |= _leaf(spot, kind, np.array(tensor.read()), module, config)
     raise_faults(f"The adapter in {folder} does not fit the model:", faults[:8])
-    for module, leaves in adapters_of(made).items():
+    for module, leaves in adapters_of(made).items() if tensors else ():
         kernel = next(flat[f"{module}/{k}"] for k in ("kernel", "embedding") if f"{module}/{k}" in flat)
         faults += _misfits(module, leaves, kernel.shape)
     if head and others:
@@ -263,7 +280,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except ValueError as error:
         raise UserError(f"{folder}/adapter_config.json is no JSON: {error}") from error
     kind = config.get("peft_type")
-    faults = [] if kind in ("LORA", "IA3") else [f"peft_type is {kind!r}. {suggest(str(kind), ('LORA', 'IA3'))}"]
+    known = ("LORA", "IA3", *peft_prompts.KINDS.values())
+    faults = [] if kind in known else [f"peft_type is {kind!r}. {suggest(str(kind), known)}"]
     if kind == "LORA" and config.get("init_lora_weights", True) not in PLAIN_STARTS:
         faults.append(
             f"init_lora_weights is {config['init_lora_weights']!r}, which changes the kernels of the base. Convert it "

@@ -25,6 +25,13 @@ def run(arguments: Arguments) -> int:
         name = next(name for name, entry in experiment.entries.items() if entry.task == kept)
         classes, processor = experiment.sources[name].classes, experiment.readers[name]
     origin = "as loaded" if step is None else f"of step {step}"
+    if held := experiment.plan.quantized:
+        kind = next(iter(held.values())).kind
+        display.say(
+            f"the run held kernels in {kind}: the adapter is made for these, and nearly fits the checkpoint's own"
+            if alone
+            else f"the run held kernels in {kind}: they are exported as the run used them, not as they were loaded"
+        )
     if alone:
         whole = _save_adapter(model, variables, folder, experiment.config)
         display.say(

@@ -7,7 +7,7 @@ from tljax.cli.main import Arguments
 
 
 def run(arguments: Arguments) -> int:
-    """Prints each stage with its parameters, what is live, rates, bytes per device, and the compiled FLOPs."""
+    """Prints each stage with its parameters, what is live, rates, bytes per device, the compiled FLOPs, and memory."""
     experiment = build_experiment(arguments)
     from tljax.assembly.training import inspect_experiment
     from tljax.train.display import Display
@@ -23,10 +23,15 @@ def run(arguments: Arguments) -> int:
     if "step" in flops:
         display.say(
             f"compiled for a batch of {summary['batch']}: step {flops['step'] / 1e9:.2f} GFLOP, "
-            f"forward pass {flops['forward'] / 1e9:.2f} GFLOP (ratio {flops['step'] / flops['forward']:.2f})"
+            f"forward pass {flops['forward'] / 1e9:.2f} GFLOP (ratio {flops['step'] / flops['forward']:.2f}); "
+            f"{flops['share']:.0%} of a step that trains everything"
         )
+        display.say(f"temporaries of the step, activations above all: {_size(summary['temporary_bytes'])} a device")
     else:
         display.say(f"compiled forward pass for a batch of {summary['batch']}: {flops['forward'] / 1e9:.2f} GFLOP")
+    for step, (size, why) in summary.get("cache", {}).items():
+        when = f" from step {step} on" if step else ""
+        display.say(f"no stage cache{when}: {why}" if why else f"stage cache{when}: up to {_size(size)} on disk")
     return 0
 
 

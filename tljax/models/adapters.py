@@ -4,6 +4,7 @@
     …/query/lora/{a, b, scale}              scale · a · b is added to the kernel; of DoRA also `magnitude`
     …/query/ia3/{input, output}             factors on what goes in, and on what comes out
     …/query/bottleneck/{down, up}/{kernel, bias}    y + up(relu(down(y))), on what comes out
+    …/{prefix, prompt, visual_prompt}       learned vectors among those of the tokens: `tljax.models.prompts`
 
 The layers of `tljax.models.layers` look for them whenever they run; without them nothing is computed. No kernel is
 merged in a step: it would need the gradient of a whole kernel, and (x · a) · b is a small product. `merged` makes an
@@ -20,9 +21,26 @@ import numpy as np
 
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
+from tljax.models.quantized import kernel_of, with_kernels
 
-LORA, IA3, BOTTLENECK = NAMES = ("lora", "ia3", "bottleneck")
+LORA, IA3, BOTTLENECK, PREFIX, PROMPT, VISUAL = NAMES = (
+    "lora",
+    "ia3",
+    "bottleneck",
+    "prefix",
+    "prompt",
+    "visual_prompt",
+)
 """Branches of the tree, in the order in which they act."""
+
+UNMERGED = {
+    BOTTLENECK: "has a nonlinearity, and no reference class has a place for it. Keep the run: `predict` and `evaluate` "
+    "use it as it is. For a model to export, train lora or ia3.",
+    PREFIX: "has keys or values of its own, which go into no kernel. Keep the run; for PEFT use `export --adapter`.",
+    PROMPT: "has tokens of its own, which go into no kernel. Keep the run; for PEFT use `export --adapter`.",
+    VISUAL: "has tokens of its own, which go into no kernel. Keep the run: `predict` and `evaluate` use it as it is.",
+}
+"""Branches that cannot be merged → why, and what else can be done."""
 
 KERNELS = ("kernel", "embedding")
 """The leaves that an adapter may stand beside."""
@@ -31,25 +49,30 @@ SHARDING = ((rf".*/({'|'.join(NAMES)})/.*", ()),)
 """Adapters are small: every device has them whole."""
 
 
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x · kernel over the last axis of x.
+def matmul(x: jax.Array, kernel: jax.Array | Mapping[str, jax.Array]) -> jax.Array:
+    """x · kernel over the last axis of x; the kernel may be the leaves of a quantised one.
 
     As one matrix, not a batch of them: XLA's kernel gradient takes 41 ms from (32, 64, 384) to 1536 on CPU, and 16 from
     (2048, 384).
     """
+    if isinstance(kernel, Mapping):
+        # No kernel is made before x is there, for all of them would then lie in memory at once; and a gradient of x,
+        # which needs the kernel, makes it again, for all of them would be kept from one pass to the other.
+        _, leaves = jax.lax.optimization_barrier((jax.lax.stop_gradient(x), dict(kernel)))
+        return jax.checkpoint(lambda x, leaves: matmul(x, kernel_of(leaves)))(x, leaves)
     y = x.reshape(-1, x.shape[-1]).astype(kernel.dtype) @ kernel
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def linear(
-    module: nn.Module, x: jax.Array, kernel: jax.Array, bias: jax.Array | None, product: Callable[..., jax.Array]
+    module: nn.Module, x: jax.Array, kernel: Any, bias: jax.Array | None, product: Callable[..., jax.Array]
 ) -> jax.Array:
     """product(x, kernel) + bias, with the adapters that stand beside the kernel in `module`.
 
     Args:
       module: a linen module, while it runs.
       x: what `product` takes.
-      kernel: (…, out).
+      kernel: (…, out), or what `product` takes in its place: the leaves of a quantised one.
       bias: (out,) or None.
       product: linear in its second argument, of which any last axis will do.
 
@@ -72,7 +95,7 @@ def linear(
         side = matmul(product(x, lora["a"]) * lora["scale"], lora["b"].reshape(lora["b"].shape[-2:]))
         y = y + side.astype(y.dtype)
         if "magnitude" in lora:
-            norm = column_norm(added(kernel, lora))
+            norm = column_norm(added(kernel_of(kernel) if isinstance(kernel, Mapping) else kernel, lora))
             y = y * (lora["magnitude"].astype(jnp.float32) / norm).astype(y.dtype)
     y = y if bias is None else y + bias
     y = y * found[IA3]["output"].astype(y.dtype) if "output" in found.get(IA3, {}) else y
@@ -119,22 +142,24 @@ def whole(kernel: Any, found: Mapping[str, Mapping[str, Any]]) -> Any:
 def merged(variables: Mapping[str, Any]) -> dict[str, Any]:
     """`variables` with every adapter in its kernel, in float32, and none beside it; the other leaves as they are.
 
+    Kernels that are held in few bits become what the layers make of them, in float32.
+
     Raises:
-      UserError: bottleneck adapters, which have a nonlinearity and go into no kernel.
+      UserError: bottlenecks, which have a nonlinearity, and prefixes and prompts, which are tokens: neither goes into a
+        kernel.
     """
-    flat = flatten(variables["params"])
+    stored = flatten(variables["params"])
+    flat = with_kernels(stored)
     found = adapters_of(flat)
-    if not found:
+    if not found and flat.keys() == stored.keys():
         return dict(variables)
-    raise_faults(
-        "These adapters cannot be merged into the model:",
-        [
-            f"{module}/{BOTTLENECK} has a nonlinearity, and no reference class has a place for it. Keep the run: "
-            "`predict` and `evaluate` use it as it is. For a model to export, train lora or ia3."
-            for module in sorted(found)
-            if BOTTLENECK in found[module]
-        ][:1],
-    )
+    faults = {
+        kind: f"{module}/{kind} {UNMERGED[kind]}"
+        for module in sorted(found, reverse=True)
+        for kind in found[module]
+        if kind in UNMERGED
+    }
+    raise_faults("These adapters cannot be merged into the model:", list(faults.values()))
     kept = {path: leaf for path, leaf in flat.items() if not _is_adapter(path)}
     for module, leaves in found.items():
         leaves = jax.tree.map(np.asarray, leaves)

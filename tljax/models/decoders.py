@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -23,7 +24,8 @@ def start(inputs: Mapping[str, Any], *, what: str, positions: int) -> dict[str, 
 
     Args:
       inputs: `input_ids` (B, T); optionally `attention_mask` (B, T), `position_ids` (B, T), `segment_ids` (B, T) for
-        several texts in a row (a token sees its own text only, and positions start anew with each), `cache` with
+        several texts in a row (a token sees its own text only, and positions start anew with each; one below 0 is of a
+        prompt, which every text sees, and stands after), `cache` with
         `cache_index` (then `attention_mask` is (B, S), over the slots of the cache).
       what: the kind of model, for the message.
       positions: how many the model has.
@@ -63,7 +65,9 @@ def _positions(ids: jax.Array, given: Mapping[str, Any]) -> jax.Array:
     if "segment_ids" in given:
         segments = given["segment_ids"]
         first = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-        return order - jax.lax.cummax(jnp.where(first, order, 0), axis=1)
+        order = order - jax.lax.cummax(jnp.where(first, order, 0), axis=1)
+        # Each text stands after the prompt, if there is one.
+        return order + jnp.where(segments < 0, 0, jnp.sum(segments < 0, axis=1, keepdims=True))
     return order + given["cache_index"] if "cache" in given else order
 
 
@@ -78,7 +82,8 @@ def visible(carry: Mapping[str, Any], window: int = 0) -> jax.Array:
     near = (distance >= 0) & (distance < window) if window else distance >= 0
     seen = near[None] & (carry["mask"] > 0)[:, None]
     if "segment_ids" in carry:
-        seen &= carry["segment_ids"][:, :, None] == carry["segment_ids"][:, None]
+        own, other = carry["segment_ids"][:, :, None], carry["segment_ids"][:, None]
+        seen &= (own == other) | (other < 0)
     return seen[:, None]
 
 
@@ -115,6 +120,7 @@ def grouped_attention(
     mask: jax.Array,
     *,
     drop: Callable[[jax.Array], jax.Array] | None = None,
+    module: nn.Module | None = None,
 ) -> jax.Array:
     """Attention in which several query heads share a key and a value head. Ainslie et al. 2023.
 
@@ -123,6 +129,7 @@ def grouped_attention(
       k, v: (B, S, M, K), N a multiple of M.
       mask: (B, 1, T, S).
       drop: dropout of the probabilities, or None.
+      module: as for `attention`.
 
     Returns:
       (B, T, N, K).
@@ -130,10 +137,10 @@ def grouped_attention(
     batch, tokens, heads, size = q.shape
     groups = heads // k.shape[2]
     if groups == 1:
-        return attention(q, k, v, mask, drop=drop)
+        return attention(q, k, v, mask, drop=drop, module=module)
     # The heads of a group stand as further tokens of their shared head: keys and values are never repeated.
     q = q.reshape(batch, tokens, -1, groups, size).swapaxes(2, 3).reshape(batch, tokens * groups, -1, size)
-    y = attention(q, k, v, jnp.repeat(mask, groups, axis=2), drop=drop)
+    y = attention(q, k, v, jnp.repeat(mask, groups, axis=2), drop=drop, module=module)
     return y.reshape(batch, tokens, groups, -1, size).swapaxes(2, 3).reshape(batch, tokens, heads, size)
 
 

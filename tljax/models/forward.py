@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from tljax.base.types import Inputs, Model, Outputs
 from tljax.models import get_family
+from tljax.models.prompts import prompted, unprompted
 
 HEAD = "head"
 """In the place of a stage: none of the backbone runs."""
@@ -22,8 +23,9 @@ def forward(
     train: tuple[str, ...] = (),
     hidden_states: bool = False,
     stop: str | None = None,
+    remat: bool = False,
 ) -> tuple[Outputs, dict[str, Any]]:
-    """Runs `model` on a batch. Pure; jit it with `model`, `train`, `hidden_states` and `stop` static.
+    """Runs `model` on a batch. Pure; jit it with all that follows `rngs`, and `model`, static.
 
     Args:
       model: from `load_pretrained`.
@@ -34,6 +36,7 @@ def forward(
       hidden_states: also return `hidden_states`, the reference's tuple, embeddings first; `encoder_hidden_states` and
         the like where there are several towers.
       stop: the first stage not to run; None is `model.stop`.
+      remat: a gradient keeps only what goes into each stage, and computes the rest of it again.
 
     Returns:
       (outputs, updates): `outputs` as the family maps them (`hidden`, `pooled`, `logits` where there is a head …);
@@ -41,8 +44,9 @@ def forward(
     """
     family = get_family(model.family)
     stats = variables.get("batch_stats", {})
+    given, before = prompted(model.config, variables["params"], inputs) if model.start is None else (inputs, 0)
     carry = (
-        family.start(model.config, inputs)
+        family.start(model.config, given)
         if model.start is None
         else {**inputs, **variables["params"].get("carried", {})}
     )
@@ -56,6 +60,7 @@ def forward(
         stop=model.stop if stop is None else stop,
         train=train,
         record=hidden_states,
+        remat=remat,
         rngs=rngs,
         mutable=["batch_stats"],
     )
@@ -67,6 +72,7 @@ def forward(
                 wing = stage.rpartition("/")[0]
                 key = f"{wing}_hidden_states" if wing else "hidden_states"
                 outputs[key] = (*outputs.get(key, ()), recorded[stage])
+    outputs = unprompted(outputs, inputs, before)
     outputs = _headed(model, variables, outputs, train, rngs)
     # Where the backbone has no statistics the structure must stay as it was, or the next jitted step compiles anew.
     moved = {"backbone": changed["batch_stats"]} if "backbone" in stats else {}

@@ -31,6 +31,7 @@ from tljax.models import get_family
 from tljax.models.beams import beam_search, is_end
 from tljax.models.forward import forward
 from tljax.models.heads import LanguageModel
+from tljax.models.prompts import prompted
 
 Adjust = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -207,6 +208,7 @@ def _generate(
 
 def _left_justify(model: Model, variables: Any, inputs: Inputs, length: int, first: Any) -> tuple[jax.Array, dict]:
     """The prompts with their padding on the left, and what every step of a decoder needs besides the tokens."""
+    inputs, _ = prompted(model.config, variables["params"], inputs)
     ids = inputs["input_ids"]
     mask = inputs.get("attention_mask", jnp.ones_like(ids))
     if mask.shape != ids.shape:
@@ -231,7 +233,11 @@ def _encode(model: Model, variables: Any, inputs: Inputs, length: int, first: An
         "slots": jnp.ones((batch, prompt.shape[1] + length - 1), jnp.int32),
         "padding": jnp.zeros(batch, jnp.int32),
     }
-    return prompt, context if outputs.get("mask") is None else {**context, "mask": outputs["mask"]}
+    if (mask := outputs.get("mask")) is None:
+        return prompt, context
+    # The decoder sees the encoder's learned prompt, too.
+    before = hidden.shape[1] - mask.shape[1]
+    return prompt, {**context, "mask": jnp.pad(mask, ((0, 0), (before, 0)), constant_values=1)}
 
 
 def _step(

@@ -110,7 +110,7 @@ class Attention(nn.Module):
         def drop(weights: jax.Array) -> jax.Array:
             return dropout(self, weights, c.attn_pdrop, train)
 
-        y = decoders.grouped_attention(q, k, v, decoders.visible(carry), drop=drop).reshape(x.shape)
+        y = decoders.grouped_attention(q, k, v, decoders.visible(carry), drop=drop, module=self).reshape(x.shape)
         y = Dense(c.n_embd, kernel_init=c.residual_init, name="output")(y)
         return dropout(self, y, c.resid_pdrop, train), carry
 

@@ -201,7 +201,7 @@ class Attention(nn.Module):
         def drop(weights: jax.Array) -> jax.Array:
             return dropout(self, weights, c.attention_dropout, train)
 
-        y = decoders.grouped_attention(q, k, v, decoders.visible(carry, self.window), drop=drop)
+        y = decoders.grouped_attention(q, k, v, decoders.visible(carry, self.window), drop=drop, module=self)
         y = y.reshape(*x.shape[:-1], -1)
         return Dense(x.shape[-1], c.biases[1], c.init, name="output")(y), carry
 

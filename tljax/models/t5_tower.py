@@ -161,7 +161,14 @@ class Attention(nn.Module):
         c = self.config
         q = self.query(x).reshape(*x.shape[:-1], c.num_heads, -1)
         y = attention(
-            q, k, v, mask, bias=bias, scale=1.0, drop=lambda weights: dropout(self, weights, c.dropout_rate, train)
+            q,
+            k,
+            v,
+            mask,
+            bias=bias,
+            scale=1.0,
+            drop=lambda weights: dropout(self, weights, c.dropout_rate, train),
+            module=self,
         )
         return dropout(self, self.output(y.reshape(*x.shape[:-1], -1)), c.dropout_rate, train)
 

@@ -13,8 +13,8 @@ class Wing(nn.Module):
     """The stages of one tower of several: it puts the parameters of `encoder/block3` under encoder, block3."""
 
     @nn.compact
-    def __call__(self, make: Callable[..., Any], name: str, carry: Mapping[str, Any], train: bool) -> Any:
-        return make(name=name)(carry, train)
+    def __call__(self, make: Callable[..., Any], name: str, carry: Mapping[str, Any], **options: bool) -> Any:
+        return run_stage(make(name=name), carry, **options)
 
 
 class Tower(nn.Module):
@@ -52,6 +52,7 @@ class Tower(nn.Module):
         stop: str | None = None,
         train: tuple[str, ...] = (),
         record: bool = False,
+        remat: bool = False,
     ) -> dict[str, Any]:
         """Runs the stages of [start, stop).
 
@@ -61,6 +62,7 @@ class Tower(nn.Module):
           stop: the first stage not to run; None runs to the top.
           train: stages in training mode (dropout, batch statistics).
           record: keep `hidden` after each stage that changes it, in the carry's `recorded` (dict by stage name).
+          remat: a gradient computes what is inside each stage again, and keeps in memory only what goes in.
         """
         carry = dict(carry)
         recorded = dict(carry.pop("recorded", {}))
@@ -68,17 +70,33 @@ class Tower(nn.Module):
         wings: dict[str, Wing] = {}
         for name in stage_range(tuple(chain), start, stop):
             wing, _, own = name.rpartition("/")
-            before = carry.get("hidden")
+            before, options = carry.get("hidden"), {"train": name in train, "remat": remat}
             if wing:
                 if wing not in wings:
                     wings[wing] = Wing(name=wing)
-                carry = wings[wing](chain[name], own, carry, name in train)
+                carry = wings[wing](chain[name], own, carry, **options)
             else:
-                carry = chain[name](name=name)(carry, name in train)
+                carry = run_stage(chain[name](name=name), carry, **options)
             # A stage of a wing without inputs hands the carry on, and has no hidden state of its own.
             if record and carry.get("hidden") is not None and carry["hidden"] is not before:
                 recorded[name] = carry["hidden"]
         return {**carry, "recorded": recorded} if record else carry
+
+
+def run_stage(stage: nn.Module, carry: Mapping[str, Any], *, train: bool, remat: bool) -> dict[str, Any]:
+    """The carry after `stage`; with `remat` a gradient keeps only what goes in, and runs the stage a second time."""
+    if not remat:
+        return stage(carry, train)
+    passed: set[str] = set()
+
+    def run(stage, carry):
+        new = stage(carry, train)
+        passed.update(key for key in new if key in carry and new[key] is carry[key])
+        return {key: value for key, value in new.items() if key not in passed}
+
+    # What a stage only hands on stays the same object, by which the tower knows that nothing was done to it.
+    new = nn.remat(run)(stage, dict(carry))
+    return {**{key: carry[key] for key in passed}, **new}
 
 
 def with_map(carry: Mapping[str, Any], keep: bool = True) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from tljax.models.formats import dense_rows, describe_labels, label_count, linea
 from tljax.models.heads import DistilledClassifier
 from tljax.models.inputs import start_pixels
 from tljax.models.layers import ACTIVATIONS, Conv, Dense, LayerNorm, Mlp, SelfAttention, dropout
+from tljax.models.prompts import with_visual_prompts, without_visual_prompts
 from tljax.models.resizing import channels_resize, resize_grid
 from tljax.models.tower import Tower
 
@@ -160,9 +161,9 @@ class Block(nn.Module):
             name="attention",
             **shared,
         )
-        x = attend(carry["hidden"], None, train)
+        x = attend(with_visual_prompts(self, carry), None, train)
         x = Mlp(c.intermediate_size, c.hidden_act, name="mlp", **shared)(x, train)
-        return {**carry, "hidden": x}
+        return {**carry, **without_visual_prompts(x, carry)}
 
 
 class Norm(nn.Module):
@@ -334,7 +335,7 @@ FAMILY = Family(
     name="vit",
     configure=configure,
     backbone=ViT,
-    carry=dict.fromkeys(("pixel_values", "visible", "patches", "hidden", "pooled"), "example"),
+    carry=dict.fromkeys(("pixel_values", "visible", "patches", "hidden", "visual_prompts", "pooled"), "example"),
     start=start,
     finish=finish,
     inputs=lambda config: {

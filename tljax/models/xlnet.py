@@ -148,7 +148,9 @@ class Attention(nn.Module):
                 other = xlnet_inputs.other_segment(carry["token_type_ids"], memory)
                 bias = bias + _by_segment(q + biases["segment"], segments, other)
             drop = functools.partial(self._drop, train=train)
-            return attention(q + biases["content"], k, v, seen[:, None], bias=bias * scale, scale=scale, drop=drop)
+            return attention(
+                q + biases["content"], k, v, seen[:, None], bias=bias * scale, scale=scale, drop=drop, module=self
+            )
 
         def finish(residual: jax.Array, y: jax.Array) -> jax.Array:
             y = output(y.reshape(*y.shape[:-2], c.d_model))

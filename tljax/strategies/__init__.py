@@ -19,8 +19,12 @@ TABLE = {
     "l2_sp": "tljax.strategies.l2_sp:l2_sp",
     "mixout": "tljax.strategies.mixout:mixout",
     "ema": "tljax.strategies.ema:ema",
+    "quantize": "tljax.strategies.quantize:quantize",
     "lora": "tljax.strategies.lora:lora",
     "ia3": "tljax.strategies.ia3:ia3",
     "bottleneck": "tljax.strategies.bottleneck:bottleneck",
+    "prefix": "tljax.strategies.prefix:prefix",
+    "prompt": "tljax.strategies.prompt:prompt",
+    "visual_prompt": "tljax.strategies.visual_prompt:visual_prompt",
 }
 """Name → where the strategy is."""

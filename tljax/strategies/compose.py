@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tljax.base.errors import raise_faults
 from tljax.base.paths import sibling
-from tljax.base.types import Adapter, Plan
+from tljax.base.types import Adapter, Plan, Quantization
 
 
 def compose(plans: Mapping[str, Plan], paths: Sequence[str], lengths: Mapping[str, float] | None = None) -> Plan:
@@ -19,7 +19,8 @@ def compose(plans: Mapping[str, Plan], paths: Sequence[str], lengths: Mapping[st
 
     Raises:
       UserError: nothing is live at the start; leaves are live and then frozen again; leaves start from random values
-        and never train; one plan freezes the batch statistics and another trains them. Names the strategies.
+        and never train; leaves that are held in few bits do train; one plan freezes the batch statistics and another
+        trains them. Names the strategies.
     """
     every = frozenset(paths)
     plans = {name: in_steps(plan, lengths) for name, plan in plans.items()}
@@ -42,7 +43,8 @@ def compose(plans: Mapping[str, Plan], paths: Sequence[str], lengths: Mapping[st
     reset = frozenset().union(*(plan.reset for plan in plans.values()))
     statistics = {name: plan.batch_stats for name, plan in plans.items() if plan.batch_stats != "auto"}
     sets = [live(step) for step in (0, *changes)]
-    faults += [*_shrinking(plans), *_faults(plans, sets, reset, statistics)]
+    quantized, unfit = _quantized(plans, sets[-1])
+    faults += [*_shrinking(plans), *_faults(plans, sets, reset, statistics), *unfit]
     raise_faults("config.strategy cannot be used:", faults)
     # Only the changes that are left when all plans are looked at together.
     changes = tuple(step for step, before, now in zip(changes, sets, sets[1:], strict=False) if before != now)
@@ -58,6 +60,7 @@ def compose(plans: Mapping[str, Plan], paths: Sequence[str], lengths: Mapping[st
         },
         average=next((plan.average for plan in plans.values() if plan.average is not None), None),
         adapters=adapters,
+        quantized=quantized,
     )
 
 
@@ -94,6 +97,23 @@ def _adapters(
             if twice:
                 faults.append(f"{name} puts a second {min(twice)} beside {kernel}; a kernel has one of each kind.")
             found[kernel] = (*found.get(kernel, ()), *plan.adapters[kernel])
+    return found, faults
+
+
+def _quantized(plans: Mapping[str, Plan], ever: frozenset[str]) -> tuple[dict[str, Quantization], list[str]]:
+    """(path of a kernel → how it is held, faults); `ever` is what trains at any time."""
+    found, faults = {}, []
+    for name, plan in plans.items():
+        moving = [path for path, how in plan.quantized.items() if path in ever and how.named]
+        kept = {path: how for path, how in plan.quantized.items() if path not in ever}
+        if moving or (plan.quantized and not kept):
+            moving, others = moving or list(plan.quantized), [other for other, p in plans.items() if not p.quantized]
+            faults.append(
+                f"{name} holds {len(moving)} kernels in few bits ({moving[0]} …) that train with "
+                f"{_names(others) or 'no strategy that freezes them'}, and only what never trains can be held so. "
+                f"Freeze them, as lora does, or leave them out of config.strategy.{name}.targets."
+            )
+        found |= kept
     return found, faults
 
 

@@ -7,6 +7,7 @@ from tljax.base.errors import UserError
 from tljax.base.tables import suggest
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
+REMAT = ("none", "stages")
 
 
 EVALUATIONS = 50
@@ -34,6 +35,8 @@ class Settings(NamedTuple):
         that is possible, saves work and is no larger than `cache_limit`; or a folder, where it must be possible.
       cache_dtype: "float32", or "bfloat16", which is half as large and rounds.
       cache_limit: bytes, of all entries of the config together; for "auto".
+      remat: "stages": between the forward and the backward pass only what goes into each stage is kept in memory, and
+        the rest of it is computed again (Chen et al. 2016, arXiv 1604.06174); "none" keeps everything.
     """
 
     batch_size: int = 32
@@ -51,14 +54,14 @@ class Settings(NamedTuple):
     cache: str = "off"
     cache_dtype: str = "float32"
     cache_limit: float = 16e9
+    remat: str = "none"
 
     def check(self) -> "Settings":
         """Self, after checking that the values fit together."""
-        for name in ("compute_dtype", "cache_dtype"):
-            if getattr(self, name) not in COMPUTE_DTYPES:
-                raise UserError(
-                    f"config.train.{name} is {getattr(self, name)!r}. {suggest(getattr(self, name), COMPUTE_DTYPES)}"
-                )
+        for name, accepted in (("compute_dtype", COMPUTE_DTYPES), ("cache_dtype", COMPUTE_DTYPES), ("remat", REMAT)):
+            value = getattr(self, name)
+            if value not in accepted:
+                raise UserError(f"config.train.{name} is {value!r}. {suggest(value, accepted)}")
         if not isinstance(self.cache, str) or self.cache.lower() in ("", "on", "yes", "true"):
             raise UserError(f"config.train.cache is {self.cache!r}; it must be 'auto', 'off', or the name of a folder.")
         for name in ("batch_size", "log_every", "accumulate", "keep_last"):

@@ -17,6 +17,12 @@ COMBINE, MIX = 1, 2
 """What the key of a step is folded with where gradients are combined, and where leaves are mixed with their start."""
 START = "start/"
 """Before the path of a leaf: its first value."""
+KEEP_BARRIERS = {"cpu": {"xla_disable_hlo_passes": "cse_barrier_expander"}}
+"""Platform → options of the compiler for programs that compute parts of the forward pass again, for want of memory.
+
+Without them XLA drops the barriers between the two passes on CPU, finds that they are equal, and computes once what it
+then keeps.
+"""
 
 
 def make_step(

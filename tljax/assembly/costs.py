@@ -1,0 +1,56 @@
+"""What a step would cost if everything trained, from shapes alone: nothing is computed, nothing compiled."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tljax import optim
+from tljax.assembly.experiment import Experiment, used_paths
+from tljax.base.paths import flatten, unflatten
+from tljax.base.tables import call
+from tljax.models.forward import init_variables
+from tljax.strategies.compose import compose
+from tljax.train.state import cast, first_state
+from tljax.train.step import make_step
+
+
+def full_step(experiment: Experiment, batches: Mapping[str, Any], key: jax.Array, *, steps: int) -> jax.stages.Lowered:
+    """The step of fine-tuning the whole model on the same batches: no adapters, no kernels in few bits, all rates 1.
+
+    Args:
+      experiment: whose model, method, optimizer and settings it has.
+      batches: of a step.
+      key: of the run.
+      steps: of the run.
+    """
+    settings, plain = experiment.settings, _plain(experiment)
+    masters = {p: jax.ShapeDtypeStruct(x.shape, jnp.float32) for p, x in plain.items() if not p.startswith("teacher/")}
+    dtype = jnp.dtype(settings.compute_dtype)
+    others = {path: leaf for path, leaf in plain.items() if path not in masters}
+    frozen = jax.eval_shape(lambda leaves: {path: cast(leaf, dtype) for path, leaf in leaves.items()}, others)
+    variables = {**experiment.variables, "params": unflatten(plain)}
+    whole = experiment._replace(plan=compose({}, tuple(masters)), variables=variables)
+    begun = dict.fromkeys(masters, 0)
+    optimizer, _ = call(
+        optim.make_optimizer, (masters, steps, {}, begun, 0), experiment.config.get("optim"), where="config.optim"
+    )
+    method = whole.method_at(0)
+    counts = {name: len(experiment.sources[name].records) for name in method.streams}
+
+    def first(live):
+        state = method.start(experiment.method_state, live, counts)
+        return first_state(live, optimizer, batch_stats=experiment.variables["batch_stats"], method=state)
+
+    step = make_step(method, optimizer, compute_dtype=dtype, accumulate=settings.accumulate)
+    return jax.jit(step).lower(jax.eval_shape(first, masters), frozen, batches, key)
+
+
+def _plain(experiment: Experiment) -> dict[str, Any]:
+    """Shapes by path: the backbone as its initialisers make it, the other wings as they are."""
+    made = jax.eval_shape(lambda: init_variables(experiment.model._replace(head=None), jax.random.key(0)))
+    params = {**experiment.variables["params"], "backbone": made["params"]["backbone"]}
+    flat = flatten(params)
+    kept = used_paths({"params": params}, experiment.model.stop)
+    return {path: jax.ShapeDtypeStruct(flat[path].shape, flat[path].dtype) for path in kept}
