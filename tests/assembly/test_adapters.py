@@ -23,6 +23,7 @@ KINDS = {
     "dora": {"lora": {"rank": 2, "dora": True}, "last_k": {"k": 1}},
     "ia3": {"ia3": {}},
     "bottleneck": {"bottleneck": {"width": 3}, "layer_decay": {"rate": 0.5}},
+    "parallel": {"bottleneck": {"width": 3, "parallel": True}},
 }
 
 
@@ -45,7 +46,7 @@ def config(folder):
 
 
 def is_adapter(path):
-    return any(f"/{name}/" in path for name in ("lora", "ia3", "bottleneck"))
+    return any(f"/{name}/" in path for name in ("lora", "ia3", "bottleneck", "parallel"))
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -97,8 +98,8 @@ def test_the_export_is_merged_and_transformers_computes_the_same(trained, config
     kind, experiment, variables, job = trained
     batch = next(job.batches(0))["train"]
     model = experiment.model._replace(head=None)
-    if kind == "bottleneck":
-        with pytest.raises(UserError, match="bottleneck has a nonlinearity"):
+    if kind in ("bottleneck", "parallel"):
+        with pytest.raises(UserError, match=f"{kind} has a nonlinearity"):
             save_pretrained(model, variables, tmp_path / "out")
         assert not (tmp_path / "out").exists()
         return

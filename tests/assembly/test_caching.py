@@ -96,6 +96,37 @@ def test_the_cache_moves_down_as_stages_are_unfrozen(config):
         assert numbers == pytest.approx(expected_numbers, abs=1e-5)
 
 
+def test_versions_of_augmented_images_are_stored_and_come_in_turn(tmp_path):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (24, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "data.npz", image=images, label=np.arange(24) % 2)
+    part = {"source": f"npz:{tmp_path / 'data.npz'}"}
+    changed = {**part, "augment": {"flip": True, "crop": 2}}
+    config = {
+        "model": {"family": "cifar_resnet", "variant": {"blocks": 1, "widths": [4, 4, 8]}, "processor": {"size": 8}},
+        "task": {"name": "classification", "init": "normal"},
+        "strategy": {"last_k": {"k": 1}},
+        "optim": {"name": "sgd", "learning_rate": 0.1, "schedule": "constant"},
+        "data": {"train": {**changed, "versions": 2}, "test": part},
+        "train": {"batch_size": 8, "steps": 9, "cache": str(tmp_path / "cache")},
+    }
+    said = []
+    cached = with_cache(build(config), say=said.append)
+    assert "storing" in said[0] and "(24 examples, 2 versions of each)" in said[0]
+    _, losses, numbers = run(cached, 9)
+    _, expected, others = run(build(config), 9)
+    np.testing.assert_allclose(losses, expected, rtol=2e-5)
+    assert numbers == pytest.approx(others, abs=1e-5)
+    anew = {**config, "data": {"train": changed, "test": part}}
+    _, fresh, _ = run(build(anew), 9)
+    assert fresh != expected, "others are drawn"
+    with pytest.raises(UserError, match=r"augment changes each example at random; config\.data\.train\.versions"):
+        with_cache(build(anew), say=print)
+    other = []
+    with_cache(build({**config, "seed": 1}), say=other.append)
+    assert "storing" in other[0], "another seed draws other versions"
+
+
 def test_bfloat16_is_half_as_large_and_rounds(config):
     whole = at(with_cache(build({**config, "strategy": LAST}), say=print), 0)
     config = {**config, "strategy": LAST, "train": {**config["train"], "cache_dtype": "bfloat16"}}

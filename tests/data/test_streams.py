@@ -100,6 +100,22 @@ def test_augmentation_differs_between_epochs_and_seeds_and_rests_without_being_a
     assert len(set(pixels())) == 1
 
 
+def test_versions_come_in_turn_one_an_epoch(images):
+    options = dict(batch_size=4, seed=3, augment=AUGMENT)
+    rows = [{} for _ in range(5)]  # epoch → position → pixels
+    place = 0
+    for batch in _take(train_stream(images, PIXELS, versions=2, **options), 5 * COUNT // 4):
+        for position, pixels in zip(batch["index"], batch["inputs"]["pixel_values"], strict=True):
+            rows[place // COUNT][int(position)] = pixels.tobytes()
+            place += 1
+    assert rows[0] == rows[2] and rows[1] == rows[3]
+    assert sum(rows[0][i] != rows[1][i] for i in range(COUNT)) > COUNT // 2
+    for version in range(2):
+        for batch in eval_stream(images, PIXELS, batch_size=4, augment=AUGMENT, seed=3, version=version):
+            for position, pixels in zip(batch["index"], batch["inputs"]["pixel_values"], strict=True):
+                assert position < 0 or pixels.tobytes() == rows[version][int(position)]
+
+
 def test_views_take_the_place_of_inputs(images):
     changes = {"weak": {"flip": True}, "strong": {"brightness": 0.5, **AUGMENT}}
     batch = next(train_stream(images, PIXELS, batch_size=4, seed=5, augment=AUGMENT, views=changes))

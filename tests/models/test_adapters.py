@@ -1,5 +1,6 @@
 """Side branches: what a layer with adapters computes is what a layer with the merged kernel computes."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +15,14 @@ from tljax.models.adapters import (
     lora_leaves,
     matmul,
     merged,
+    parallel_leaves,
 )
-from tljax.models.layers import Conv, Dense, Embed
+from tljax.models.gpt2 import Gpt2Config
+from tljax.models.gpt2 import Mlp as Gpt2Mlp
+from tljax.models.layers import ACTIVATIONS, Conv, Dense, Embed, LayerNorm, Mlp
+from tljax.models.llama import GatedMlp, LlamaConfig
+from tljax.models.t5_tower import Mlp as T5Mlp
+from tljax.models.t5_tower import T5Config
 
 KEY = jax.random.key(0)
 
@@ -86,6 +93,42 @@ def test_a_bottleneck_is_a_small_network_on_the_output_and_cannot_be_merged():
         layer.apply({"params": moved}, x), base + inner @ up["kernel"] + up["bias"], rtol=1e-5, atol=1e-6
     )
     with pytest.raises(UserError, match=r"backbone/layer/bottleneck has a nonlinearity.*train lora or ia3"):
+        merged({"params": {"backbone": {"layer": moved}}})
+
+
+MLPS = {
+    "post-norm": Mlp(8, "gelu", 1e-5, False, 0.0, jax.nn.initializers.normal(0.3)),
+    "pre-norm": Mlp(8, "gelu", 1e-5, True, 0.0, jax.nn.initializers.normal(0.3)),
+    "gpt2": Gpt2Mlp(Gpt2Config(n_embd=6, resid_pdrop=0.0)),
+    "llama": GatedMlp(LlamaConfig(hidden_size=6, intermediate_size=8)),
+    "t5": T5Mlp(T5Config(d_model=6, d_ff=8, dropout_rate=0.0)),
+}
+
+
+@pytest.mark.parametrize("name", MLPS)
+def test_a_parallel_adapter_reads_what_goes_into_the_mlp(name):
+    mlp, x = MLPS[name], jax.random.normal(KEY, (2, 3, 6))
+    flags = () if name == "llama" else (False,)
+    params = nn.Module.init(mlp, KEY, x, *flags)["params"]  # `init` of some is how their kernels start
+    down = params["down"]
+    leaves = {f"down/{path}": leaf for path, leaf in parallel_leaves(KEY, down["kernel"], width=4, scale=3.0).items()}
+    apply = jax.jit(lambda params, x: mlp.apply({"params": params}, x, *flags))
+    np.testing.assert_array_equal(apply(unflatten({**flatten(params), **leaves}), x), apply(params, x), "up is 0")
+    moved = with_leaves(params, {path: leaf for path, leaf in leaves.items() if not path.endswith("scale")})
+    moved["down"]["parallel"]["scale"] = leaves["down/parallel/scale"]
+    mine = jax.tree.map(np.asarray, moved["down"]["parallel"])
+    goes_in = x
+    if name == "pre-norm":
+        goes_in = LayerNorm(1e-5).apply({"params": params["norm"]}, x)
+    inner = np.maximum(np.asarray(goes_in) @ mine["down"]["kernel"] + mine["down"]["bias"], 0)
+    beside = 3.0 * (inner @ mine["up"]["kernel"] + mine["up"]["bias"])
+    if name == "post-norm":  # both go through the norm
+        plain = ACTIVATIONS["gelu"](x @ params["up"]["kernel"] + params["up"]["bias"]) @ down["kernel"] + down["bias"]
+        expected = LayerNorm(1e-5).apply({"params": params["norm"]}, x + plain + beside)
+    else:
+        expected = apply(params, x) + beside
+    np.testing.assert_allclose(apply(moved, x), expected, atol=2e-5)
+    with pytest.raises(UserError, match=r"layer/down/parallel has a nonlinearity"):
         merged({"params": {"backbone": {"layer": moved}}})
 
 

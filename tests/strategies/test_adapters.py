@@ -74,6 +74,10 @@ def test_the_others_have_their_papers_places():
     assert two.live(0) == WINGS | leaves("0/output", "0/down", "1/output", "1/down", names=names)
     pfeiffer = compose({"bottleneck": bottleneck(STAGES, PATHS, after="mlp")}, PATHS)
     assert pfeiffer.live(0) == WINGS | leaves("0/down", "1/down", names=names)
+    beside = compose({"bottleneck": bottleneck(STAGES, PATHS, parallel=True)}, PATHS)
+    assert beside.live(0) == WINGS | leaves(
+        "0/down", "1/down", names=tuple(name.replace("bottleneck", "parallel") for name in names)
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,6 +106,7 @@ def test_targets_are_paths_or_names_of_modules(targets, expected):
         (ia3, {"inputs": ["words"]}, "words/embedding is a table"),
         (ia3, {"inputs": (), "targets": ()}, "ia3 names no kernel"),
         (bottleneck, {"width": 0, "after": "attention"}, "(?s)after is 'attention'.*width is 0"),
+        (bottleneck, {"parallel": 1, "scale": 0}, "(?s)parallel is 1; it must be True.*scale is 0; it must be"),
         (bottleneck, {"batch_stats": "froze"}, "Did you mean 'frozen'"),
     ],
 )

@@ -17,6 +17,7 @@ import numpy as np
 
 from tljax.assembly.experiment import Experiment, training_stages
 from tljax.assembly.phases import starts_of
+from tljax.assembly.reading import stream_seed
 from tljax.assembly.running import evaluation_size, placed
 from tljax.base.errors import raise_faults
 from tljax.base.paths import flatten
@@ -28,7 +29,7 @@ from tljax.features.reading import Records, StoredProcessor
 from tljax.features.store import Field, Store, is_whole, write
 from tljax.models import get_family
 from tljax.models.adapters import PROMPT
-from tljax.models.forward import HEAD
+from tljax.models.forward import HEAD, forward
 from tljax.models.heads import Classifier, pool
 
 VERSIONS = ("tljax", "jax", "jaxlib", "flax", "numpy", "pillow", "tokenizers")
@@ -160,6 +161,8 @@ def _view(experiment: Experiment, part: _Part, limit: float, say: Callable[[str]
         variables={**experiment.variables, "params": params},
         sources=sources,
         processors=processors,
+        # What changed them at random is in the store.
+        entries={name: entry._replace(augment=None) for name, entry in experiment.entries.items()},
     )
     return cached._replace(method=cached.method_at(part.start)), _size(experiment, layouts)
 
@@ -185,8 +188,7 @@ def _cut(experiment: Experiment, start: str) -> _Cut:
     family = get_family(model.family)
     below = tuple(experiment.stages[: experiment.stages.index(start)] if start != HEAD else experiment.stages)
     # A linear layer on pooled features reads nothing else: one vector an example is stored and not a map.
-    method = (experiment.config.get("method") or {}).get("name", "supervised")
-    vector = start == HEAD and isinstance(model.head, Classifier) and method == "supervised"
+    vector = start == HEAD and isinstance(model.head, Classifier) and _method_name(experiment) == "supervised"
     how = model.head.pool if vector else None
 
     @jax.jit
@@ -221,8 +223,9 @@ def _faults(experiment: Experiment) -> list[str]:
         faults.append(f"the task {task.name} folds several inputs into one.")
     for name in method.streams:
         entry = experiment.entries[name]
-        if entry.views or entry.augment:
-            faults.append(f"config.data.{name}.{'views' if entry.views else 'augment'} changes each example at random.")
+        if entry.views or (entry.augment and not entry.versions):
+            fault = f"config.data.{name}.{'views' if entry.views else 'augment'} changes each example at random"
+            faults.append(f"{fault}{'.' if entry.views else f'; config.data.{name}.versions would draw a few, once.'}")
     if jax.process_count() > 1:
         faults.append("several processes train together.")
     return faults
@@ -230,7 +233,10 @@ def _faults(experiment: Experiment) -> list[str]:
 
 def _size(experiment: Experiment, layouts: Mapping[str, "_Layout"]) -> int:
     """Bytes of the stores, at most: short examples take less."""
-    return sum(layouts[name].bytes * len(source.records) for name, source in experiment.sources.items())
+    return sum(
+        layouts[name].bytes * len(source.records) * len(_versions(experiment, name))
+        for name, source in experiment.sources.items()
+    )
 
 
 def _too_large(experiment: Experiment, layouts: Mapping[str, "_Layout"], limit: float) -> list[str]:
@@ -269,7 +275,9 @@ def _layout(experiment: Experiment, cut: _Cut, name: str, *, run: bool) -> _Layo
     inputs, faults = batch["inputs"], []
     params, stats = placed(experiment)
     found = cut.run(params, stats, inputs) if run else jax.eval_shape(cut.run, params, stats, inputs)
-    shapes = {key: np.shape(x) for key, x in found.items()}
+    unread = _unread(experiment, cut, name, found, batch)
+    found = {key: x for key, x in found.items() if key not in unread}
+    shapes = jax.tree.map(np.shape, found)
     ragged = "input_ids" in inputs
     mask = inputs.get("attention_mask")
     if ragged and (mask is None or (np.diff(mask, axis=1) > 0).any()):
@@ -279,7 +287,7 @@ def _layout(experiment: Experiment, cut: _Cut, name: str, *, run: bool) -> _Layo
     shorter = shapes
     if ragged:
         less = {key: x[:, :-1] for key, x in inputs.items()}
-        shorter = {key: x.shape for key, x in jax.eval_shape(cut.run, params, stats, less).items()}
+        shorter = jax.tree.map(np.shape, jax.eval_shape(cut.run, params, stats, less))
     kinds = get_family(experiment.model.family).carry
     dtype, fields, carried, largest = experiment.settings.cache_dtype, {}, {}, 0
     for key, value in found.items():
@@ -298,6 +306,36 @@ def _layout(experiment: Experiment, cut: _Cut, name: str, *, run: bool) -> _Layo
             longest = _lengths(experiment.processors[name])[-1] if ragged else 0
             largest += fields[key].size_at(longest) * jnp.dtype(stored).itemsize
     return _Layout(fields, carried, ragged, int(largest), faults)
+
+
+def _unread(
+    experiment: Experiment, cut: _Cut, name: str, found: Mapping[str, Any], batch: Mapping[str, Any]
+) -> frozenset[str]:
+    """The keys of `found` with several arrays that nothing reads, for the loss and the predictions of a task.
+
+    So are the maps of lower stages, which are handed on to heads that look at several. Methods other than the
+    supervised one may look at anything.
+    """
+    several = {key for key, x in found.items() if isinstance(x, tuple)}
+    if not several or _method_name(experiment) != "supervised":
+        return frozenset()
+    task = experiment.task_of(name)
+    targets = task.targets(batch) if "targets" in batch else None
+    variables = {kind: experiment.variables.get(kind, {}) for kind in ("params", "batch_stats")}
+
+    def rest(carry):
+        outputs, _ = forward(cut.model, variables, carry)
+        return task.predict(outputs), () if targets is None else task.loss(outputs, targets)
+
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(found))
+    program = jax.make_jaxpr(rest)(shapes).jaxpr
+    read = {id(each) for equation in program.eqns for each in equation.invars} | {id(each) for each in program.outvars}
+    keys = [path[0].key for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+    return frozenset(several - {key for key, each in zip(keys, program.invars, strict=True) if id(each) in read})
+
+
+def _method_name(experiment: Experiment) -> str:
+    return (experiment.config.get("method") or {}).get("name", "supervised")
 
 
 def _fill(values: np.ndarray, shape: tuple[int, ...], inputs: Mapping[str, Any]) -> float:
@@ -323,10 +361,12 @@ def _stored(
     source = experiment.sources[name]
     content, labels, ids = _content(source)
     folder = root / _key(experiment, cut, name, layout, content)
-    there = is_whole(folder)
+    there, versions = is_whole(folder), len(_versions(experiment, name))
     if not there:
-        say(f"storing what {cut.below[0]} … {cut.below[-1]} make of {name} ({len(source.records)} examples)")
-    store: Store = write(folder, layout.fields, len(source.records), _examples(experiment, cut, name, layout))
+        each = f", {versions} versions of each" if versions > 1 else ""
+        say(f"storing what {cut.below[0]} … {cut.below[-1]} make of {name} ({len(source.records)} examples{each})")
+    count = len(source.records) * versions
+    store: Store = write(folder, layout.fields, count, _examples(experiment, cut, name, layout))
     say(f"stage cache of {name}: {store.bytes / 1e6:.1f} MB in {folder}{' (found there)' if there else ''}")
     return source._replace(records=Records(store, labels, ids))
 
@@ -336,8 +376,12 @@ def _examples(
 ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
     """(position, length, arrays) of every example of the entry."""
     params, stats = placed(experiment)
-    batches = eval_stream(experiment.sources[name], experiment.processors[name], batch_size=evaluation_size(experiment))
-    for batch in batches:
+    source, size = experiment.sources[name], evaluation_size(experiment)
+    streams = (
+        (number, eval_stream(source, experiment.processors[name], batch_size=size, version=number, **options))
+        for number, options in enumerate(_versions(experiment, name))
+    )
+    for number, batch in ((number, batch) for number, stream in streams for batch in stream):
         found = jax.device_get(cut.run(params, stats, batch["inputs"]))
         mask = batch["inputs"].get("attention_mask") if layout.ragged else None
         for row, position in enumerate(batch["index"]):
@@ -347,7 +391,15 @@ def _examples(
             arrays = {}
             for key, field in layout.fields.items():
                 arrays[key] = found[key][row][tuple(slice(0, length if n < 0 else n) for n in field.shape)]
-            yield int(position), length, arrays
+            yield number * len(source.records) + int(position), length, arrays
+
+
+def _versions(experiment: Experiment, name: str) -> list[dict[str, Any]]:
+    """For each version of the entry's examples that is stored, what changes them: options of `eval_stream`."""
+    entry = experiment.entries[name]
+    if not entry.augment or name not in experiment.method.streams:
+        return [{}]
+    return [{"augment": entry.augment, "seed": stream_seed(experiment.seed, name)}] * (entry.versions or 1)
 
 
 def _content(source: Source) -> tuple[str, list[Any], list[Any]]:
@@ -384,10 +436,11 @@ def _key(experiment: Experiment, cut: _Cut, name: str, layout: _Layout, content:
         "fields": {key: field._asdict() for key, field in layout.fields.items()},
         "pool": getattr(experiment.model.head, "pool", None) if cut.model.head != experiment.model.head else None,
         "processor": [type(processor).__name__, processor.facts],
+        "versions": _versions(experiment, name),
         "compute_dtype": experiment.settings.compute_dtype,
         # Of a batch's size and padding depend the last bits of what is computed.
         "batch": evaluation_size(experiment),
         "platform": jax.devices()[0].device_kind,
-        "versions": {package: version(package) for package in VERSIONS},
+        "packages": {package: version(package) for package in VERSIONS},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:24]

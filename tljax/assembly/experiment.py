@@ -242,6 +242,8 @@ def _check_batches(settings: Settings, mesh: Any, entries: Mapping[str, Entry]) 
 def _entries(section: Mapping[str, Any]) -> dict[str, Entry]:
     given = {name: options for name, options in section.items() if options is not None}
     entries = {name: call(Entry, (), options, where=f"config.data.{name}") for name, options in given.items()}
+    for name, entry in entries.items():
+        entry.check(name)
     raise_faults("The entries of config.data overlap:", _overlaps(entries))
     return entries
 

@@ -1,7 +1,10 @@
 """How the entries of config.data are read: whose task each is, how many examples a step takes of each, an epoch."""
 
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from tljax.assembly.sections import Entry
 from tljax.base.errors import UserError, raise_faults
@@ -102,3 +105,10 @@ def check_tasks(section: Mapping[str, Any] | None, entries: Mapping[str, Entry])
                 f"config.data.{name} has the task {entry.task!r}, whose training data are train_{entry.task}."
             )
     raise_faults("The entries of config.data do not fit the tasks:", faults)
+
+
+def stream_seed(seed: int, name: str) -> int:
+    """The seed of a stream's order and augmentation: the run's own for `train`, another one for every other name."""
+    if name == "train":
+        return seed
+    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])

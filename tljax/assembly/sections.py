@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from tljax.base.errors import raise_faults
+
 SECTIONS = ("seed", "model", "task", "method", "strategy", "optim", "train", "mesh", "data", "probe")
 
 
@@ -23,6 +25,8 @@ class Entry(NamedTuple):
       seed: of the choices above; None is config.seed.
       processor: options laid over the checkpoint's own processor (`max_length`, `size`, `pair` …).
       augment: random changes of training images (`flip`, `crop` …).
+      versions: how many times each example is so changed; they come in turn, one an epoch. None draws all anew. What
+        frozen stages make of so many can be stored (`config.train.cache`).
       views: name → such changes, for methods that compare random views of an example (`weak` and `strong` …). Only
         those that the method names are made, and where it names some, `augment` is not read.
       task: which of the tasks of config.task (name='several') it belongs to.
@@ -46,12 +50,23 @@ class Entry(NamedTuple):
     seed: int | None = None
     processor: Mapping[str, Any] | None = None
     augment: Mapping[str, Any] | None = None
+    versions: int | None = None
     views: Mapping[str, Mapping[str, Any]] | None = None
     task: str | None = None
     batch_size: int | None = None
     class_weights: str | None = None
     episodes: Mapping[str, int] | None = None
     workers: int = 0
+
+    def check(self, name: str) -> "Entry":
+        """Self, the entry `name`; raises `UserError` for versions of what is not changed at random."""
+        faults, number = [], self.versions
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            faults.append(f"versions is {number!r}; it must be a whole number from 1.")
+        if number is not None and not self.augment:
+            faults.append("versions are those of `augment`, which is not given.")
+        raise_faults(f"The entry config.data.{name} cannot be used:", faults)
+        return self
 
 
 class ModelSection(NamedTuple):

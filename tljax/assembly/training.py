@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from tljax.assembly.costs import full_step
 from tljax.assembly.domains import examiner
 from tljax.assembly.experiment import Experiment, used_paths
 from tljax.assembly.phases import Phase, at, enter, make_phases, masters, phase_at, since, split_leaves
+from tljax.assembly.reading import stream_seed
 from tljax.assembly.running import evaluation_batches, predictor
 from tljax.assembly.summary import optimizer_bytes, stage_table
 from tljax.base.errors import UserError, raise_faults
@@ -211,6 +211,7 @@ def _stream(experiment: Experiment, name: str, start: int, size: int) -> Iterato
         start=start,
         workers=entry.workers,
         augment=entry.augment,
+        versions=entry.versions,
         views={view: entry.views[view] for view in experiment.method.views.get(name, ())},
         class_weights=class_weights(source) if entry.class_weights else None,
         episodes=_episodes(experiment, name),
@@ -236,13 +237,6 @@ def _episodes(experiment: Experiment, name: str) -> Episodes | None:
         ]
     raise_faults("The episodes of the config do not fit together:", faults)
     return shape
-
-
-def stream_seed(seed: int, name: str) -> int:
-    """The seed of a stream's order and augmentation: the run's own for `train`, another one for every other name."""
-    if name == "train":
-        return seed
-    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])
 
 
 def digests(experiment: Experiment) -> dict[str, str]:

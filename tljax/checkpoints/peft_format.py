@@ -27,8 +27,10 @@ from tljax.checkpoints.convert import export_leaves
 from tljax.checkpoints.safetensors_format import open_tensors
 from tljax.checkpoints.save import format_of
 from tljax.models import get_family
-from tljax.models.adapters import BOTTLENECK, IA3, LORA, NAMES, VISUAL, adapters_of
+from tljax.models.adapters import BOTTLENECK, IA3, LORA, NAMES, PARALLEL, VISUAL, adapters_of
 
+OURS = (BOTTLENECK, PARALLEL, VISUAL)
+"""Kinds that peft has not."""
 ROOT = "base_model.model."
 """Before the name of a module of transformers."""
 PROMPT_ROOT = "base_model."
@@ -113,8 +115,8 @@ def save_adapter(
     kinds = {kind for leaves in mine.values() for kind in leaves}
     learned = kinds & peft_prompts.KINDS.keys()
     faults = [] if mine else ["there are no adapters: train with the strategy lora, ia3, prefix or prompt."]
-    faults += [f"peft has no {kind} adapters." for kind in (BOTTLENECK, VISUAL) if kind in kinds]
-    if len(kinds - {BOTTLENECK, VISUAL}) > 1:
+    faults += [f"peft has no {kind} adapters." for kind in OURS if kind in kinds]
+    if len(kinds - {*OURS}) > 1:
         together = " and ".join(kind for kind in NAMES if kind in kinds)
         faults.append(f"there are {together} together, and a folder of peft has one kind.")
     faults += [] if learned else _kernel_faults(mine, where, flat)

@@ -41,6 +41,7 @@ def train_stream(
     workers: int = 0,
     augment: Mapping[str, Any] | None = None,
     views: Mapping[str, Mapping[str, Any]] | None = None,
+    versions: int | None = None,
     class_weights: np.ndarray | None = None,
     episodes: Episodes | None = None,
     shard: tuple[int, int] = (0, 1),
@@ -60,6 +61,8 @@ def train_stream(
       augment: the processor's options of augmentation, such as those of `tljax.data.images.Augment`.
       views: name → such options, for random views of each example. They take the place of its `inputs`, which are then
         not made; `augment` changes nothing.
+      versions: so many random versions of each example come in turn, one an epoch, again and again; None draws every
+        one anew. Without `augment` the records hold them: version v of record i at v · (number of records) + i.
       class_weights: (Y,), the weight of each class.
       episodes: the batches are whole episodes of this shape, drawn anew at each step; there are no epochs then. The
         order in an episode is class by class, its shots, then its queries.
@@ -78,7 +81,7 @@ def train_stream(
     plain = processor.fixed_shape() if shards > 1 else processor
     others = {name: _augmented(plain, options, source) for name, options in sorted((views or {}).items())}
     processor = plain if augment is None else _augmented(plain, augment, source)
-    read = _Read(source, processor, views=others, class_weights=class_weights, seed=seed)
+    read = _Read(source, processor, views=others, class_weights=class_weights, seed=seed, versions=versions)
     read([(0, 0)])  # the tokenizer is loaded here and not by several threads at once
     if episodes is not None:
         draw = EpisodeBatches(source, episodes, batch_size=batch_size, seed=seed, shard=(this, shards))
@@ -117,9 +120,18 @@ def _augmented(processor: Processor, options: Mapping[str, Any], source: Source)
 
 
 def eval_stream(
-    source: Source, processor: Processor, *, batch_size: int, shard: tuple[int, int] = (0, 1)
+    source: Source,
+    processor: Processor,
+    *,
+    batch_size: int,
+    augment: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    version: int = 0,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[dict[str, Any]]:
     """Every record once; the last batch is padded with rows of weight 0 and index −1.
+
+    With `augment` it is that version of every record which a `train_stream` of this seed has in its epoch `version`.
 
     Texts of similar length come together, to save padding: `index` tells the order of the source. With several shards
     they keep the order of the source, all batches have one shape, and each shard gets its part of every batch.
@@ -129,9 +141,13 @@ def eval_stream(
     this, shards = _check(source, batch_size, shard)
     if shards > 1:
         processor = processor.fixed_shape()
-    part = batch_size // shards
-    chunks = _chunks(len(source.records), batch_size, this * part, part)
-    read = _Read(source, processor)
+    part, count = batch_size // shards, len(source.records)
+    chunks = [
+        [(version * count + place, position) for place, position in chunk]
+        for chunk in _chunks(count, batch_size, this * part, part)
+    ]
+    processor = processor if augment is None else _augmented(processor, augment, source)
+    read = _Read(source, processor, seed=None if augment is None else seed, versions=version + 1)
     read([(0, 0)])
     examples = (
         grain.MapDataset.source(chunks)
@@ -195,7 +211,7 @@ def _chunks(count: int, stride: int, offset: int, size: int) -> list[list[tuple[
 class _Read:
     """[(place in the stream, position of a record)] → examples; position −1 is padding, with the first record's inputs.
 
-    `seed` switches augmentation on; `views` are processors by name.
+    `seed` switches augmentation on; `views` are processors by name; `versions` is as `train_stream` has it.
     """
 
     def __init__(
@@ -206,23 +222,27 @@ class _Read:
         views: Mapping[str, Processor] | None = None,
         class_weights: np.ndarray | None = None,
         seed: int | None = None,
+        versions: int | None = None,
     ):
         self._records, self._classes, self._name = source.records, source.classes, source.name
         self._processor = processor
         self._views = views or {}
         random = getattr(processor, "augment", None) is not None or getattr(processor, "random", False)
-        self._seed = seed if random or self._views else None
+        self._seed, self._versions = seed if random or self._views else None, versions
+        self._held = versions is not None and not random
         self._labelled = not getattr(processor, "makes_targets", False)
         self._weights = None if class_weights is None else np.asarray(class_weights, np.float32)
 
     def __call__(self, places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-        records = read_many(self._records, [max(position, 0) for _, position in places])
+        wanted = [self._one(*place) if self._held else max(place[1], 0) for place in places]
+        records = read_many(self._records, wanted)
         return [self._example(*place, record) for place, record in zip(places, records, strict=True)]
 
     def _example(self, place: int, position: int, record: Mapping[str, Any]) -> dict[str, Any]:
         rng = None
         if self._seed is not None:
-            rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, place], np.uint64)))
+            drawn = place if self._versions is None else self._one(place, position)
+            rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, drawn], np.uint64)))
         target = self._target(record) if self._labelled else None
         weight = float(position >= 0)
         if self._weights is not None:
@@ -235,6 +255,11 @@ class _Read:
         if hasattr(self._processor, "opened"):
             record = self._processor.opened(record)
         return {**example, "views": {name: view.example(record, rng) for name, view in self._views.items()}}
+
+    def _one(self, place: int, position: int) -> int:
+        """The number of the version that stands at a place of the stream, among all versions of all records."""
+        count = len(self._records)
+        return place // count % self._versions * count + max(position, 0)
 
     def _target(self, record: Mapping[str, Any]) -> int | float | list[int] | None:
         """The label as int, float or list of int, after its classes were checked."""

@@ -10,16 +10,20 @@ from tljax.features.store import Field, Store, dtype
 
 
 class Records(Sequence):
-    """The records of a store: what was stored of each example, its label and its id."""
+    """The records of a store: what was stored of each example, its label and its id.
+
+    Where it holds several versions of them, version v of record i is record v · (number of records) + i.
+    """
 
     def __init__(self, store: Store, labels: Sequence[Any], ids: Sequence[Any]):
         self._store, self._labels, self._ids = store, labels, ids
 
     def __len__(self) -> int:
-        return len(self._store)
+        return len(self._labels)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        return {"carry": self._store[i], "label": self._labels[i], "id": self._ids[i]}
+        own = i % len(self._labels)
+        return {"carry": self._store[i], "label": self._labels[own], "id": self._ids[own]}
 
 
 @dataclasses.dataclass(frozen=True)

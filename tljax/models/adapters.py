@@ -4,6 +4,7 @@
     …/query/lora/{a, b, scale}              scale · a · b is added to the kernel; of DoRA also `magnitude`
     …/query/ia3/{input, output}             factors on what goes in, and on what comes out
     …/query/bottleneck/{down, up}/{kernel, bias}    y + up(relu(down(y))), on what comes out
+    …/mlp/down/parallel/{down, up, scale}   y + scale · up(relu(down(x))), x what goes into the MLP, y what comes out
     …/{prefix, prompt, visual_prompt}       learned vectors among those of the tokens: `tljax.models.prompts`
 
 The layers of `tljax.models.layers` look for them whenever they run; without them nothing is computed. No kernel is
@@ -23,19 +24,24 @@ from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
 from tljax.models.quantized import kernel_of, with_kernels
 
-LORA, IA3, BOTTLENECK, PREFIX, PROMPT, VISUAL = NAMES = (
+LORA, IA3, BOTTLENECK, PARALLEL, PREFIX, PROMPT, VISUAL = NAMES = (
     "lora",
     "ia3",
     "bottleneck",
+    "parallel",
     "prefix",
     "prompt",
     "visual_prompt",
 )
 """Branches of the tree, in the order in which they act."""
 
+_NONLINEAR = (
+    "has a nonlinearity, and no reference class has a place for it. Keep the run: `predict` and `evaluate` use it as "
+    "it is. For a model to export, train lora or ia3."
+)
 UNMERGED = {
-    BOTTLENECK: "has a nonlinearity, and no reference class has a place for it. Keep the run: `predict` and `evaluate` "
-    "use it as it is. For a model to export, train lora or ia3.",
+    BOTTLENECK: _NONLINEAR,
+    PARALLEL: _NONLINEAR,
     PREFIX: "has keys or values of its own, which go into no kernel. Keep the run; for PEFT use `export --adapter`.",
     PROMPT: "has tokens of its own, which go into no kernel. Keep the run; for PEFT use `export --adapter`.",
     VISUAL: "has tokens of its own, which go into no kernel. Keep the run: `predict` and `evaluate` use it as it is.",
@@ -99,11 +105,25 @@ def linear(
             y = y * (lora["magnitude"].astype(jnp.float32) / norm).astype(y.dtype)
     y = y if bias is None else y + bias
     y = y * found[IA3]["output"].astype(y.dtype) if "output" in found.get(IA3, {}) else y
-    if BOTTLENECK in found:
-        down, up = found[BOTTLENECK]["down"], found[BOTTLENECK]["up"]
-        inner = jax.nn.relu(matmul(y, down["kernel"]) + down["bias"])
-        y = y + (matmul(inner, up["kernel"]) + up["bias"]).astype(y.dtype)
-    return y
+    return y + _narrow(found[BOTTLENECK], y).astype(y.dtype) if BOTTLENECK in found else y
+
+
+def with_parallel(mlp: nn.Module, x: jax.Array, y: jax.Array) -> jax.Array:
+    """What the module `mlp` makes of x, with the parallel adapter beside its kernel `down`, if there is one.
+
+    Args:
+      mlp: while it runs; its last layer is `down`.
+      x: what goes into its first layer, (…, D).
+      y: what comes out of `down`, (…, D).
+    """
+    found = mlp.get_variable("params", "down", {}).get(PARALLEL)
+    return y if found is None else y + (found["scale"] * _narrow(found, x)).astype(y.dtype)
+
+
+def _narrow(leaves: Mapping[str, Any], x: jax.Array) -> jax.Array:
+    """up(relu(down(x)))."""
+    down, up = leaves["down"], leaves["up"]
+    return matmul(jax.nn.relu(matmul(x, down["kernel"]) + down["bias"]), up["kernel"]) + up["bias"]
 
 
 def beside(module: nn.Module) -> dict[str, Mapping[str, Any]]:
@@ -217,12 +237,21 @@ def ia3_leaves(rng: jax.Array, kernel: jax.Array, *, sides: tuple[str, ...]) -> 
 
 def bottleneck_leaves(rng: jax.Array, kernel: jax.Array, *, width: int) -> dict[str, jax.Array]:
     """Down to `width` and up again; `up` is 0."""
-    out = kernel.shape[-1]
+    return {f"bottleneck/{name}": leaf for name, leaf in _narrow_leaves(rng, kernel.shape[-1], width).items()}
+
+
+def parallel_leaves(rng: jax.Array, kernel: jax.Array, *, width: int, scale: float) -> dict[str, jax.Array]:
+    """Down from what goes into the MLP, which is as wide as what `kernel`, its last, makes; `up` is 0."""
+    leaves = {**_narrow_leaves(rng, kernel.shape[-1], width), "scale": jnp.full((), scale, jnp.float32)}
+    return {f"parallel/{name}": leaf for name, leaf in leaves.items()}
+
+
+def _narrow_leaves(rng: jax.Array, out: int, width: int) -> dict[str, jax.Array]:
     return {
-        "bottleneck/down/kernel": uniform(rng, (out, width)),
-        "bottleneck/down/bias": jnp.zeros(width),
-        "bottleneck/up/kernel": jnp.zeros((width, out)),
-        "bottleneck/up/bias": jnp.zeros(out),
+        "down/kernel": uniform(rng, (out, width)),
+        "down/bias": jnp.zeros(width),
+        "up/kernel": jnp.zeros((width, out)),
+        "up/bias": jnp.zeros(out),
     }
 
 

@@ -13,6 +13,7 @@ from tljax.base.errors import UserError
 from tljax.base.types import Family
 from tljax.base.weights import AS_IS, Table, fused, row
 from tljax.models import decoders
+from tljax.models.adapters import with_parallel
 from tljax.models.configs import read_config
 from tljax.models.formats import language_model, norm_rows
 from tljax.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, dropout
@@ -125,7 +126,7 @@ class Mlp(nn.Module):
         c = self.config
         y = Dense(c.n_inner or 4 * c.n_embd, kernel_init=c.init, name="up")(x)
         y = Dense(c.n_embd, kernel_init=c.residual_init, name="down")(ACTIVATIONS[c.activation_function](y))
-        return dropout(self, y, c.resid_pdrop, train)
+        return dropout(self, with_parallel(self, x, y), c.resid_pdrop, train)
 
 
 class Block(nn.Module):

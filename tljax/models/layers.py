@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tljax.models.adapters import beside, linear, matmul, whole
+from tljax.models.adapters import beside, linear, matmul, whole, with_parallel
 from tljax.models.prompts import after_places, with_prefix, with_prompt
 from tljax.models.quantized import held
 
@@ -320,7 +320,8 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         norm = LayerNorm(self.epsilon, name="norm")
         y = norm(x) if self.pre_norm else x
-        y = ACTIVATIONS[self.activation](Dense(self.hidden, kernel_init=self.init, name="up")(y))
-        y = dropout(self, y, self.inner_rate, train)
-        y = dropout(self, Dense(x.shape[-1], kernel_init=self.init, name="down")(y), self.rate, train)
+        inner = ACTIVATIONS[self.activation](Dense(self.hidden, kernel_init=self.init, name="up")(y))
+        inner = dropout(self, inner, self.inner_rate, train)
+        y = with_parallel(self, y, Dense(x.shape[-1], kernel_init=self.init, name="down")(inner))
+        y = dropout(self, y, self.rate, train)
         return x + y if self.pre_norm else norm(x + y)

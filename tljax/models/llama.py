@@ -17,6 +17,7 @@ from tljax.base.tables import suggest
 from tljax.base.types import Family
 from tljax.base.weights import AS_IS, Table, row
 from tljax.models import decoders
+from tljax.models.adapters import with_parallel
 from tljax.models.configs import read_config
 from tljax.models.formats import dense_rows, language_model
 from tljax.models.layers import ACTIVATIONS, Dense, Embed, RMSNorm, dropout
@@ -215,7 +216,8 @@ class GatedMlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         gate, up = (Dense(c.intermediate_size, c.biases[2], c.init, name=name)(x) for name in ("gate", "up"))
-        return Dense(x.shape[-1], c.biases[2], c.init, name="down")(ACTIVATIONS[c.hidden_act](gate) * up)
+        y = Dense(x.shape[-1], c.biases[2], c.init, name="down")(ACTIVATIONS[c.hidden_act](gate) * up)
+        return with_parallel(self, x, y)
 
 
 class Block(nn.Module):

@@ -16,6 +16,7 @@ import numpy as np
 
 from tljax.base.errors import raise_faults
 from tljax.models import decoders
+from tljax.models.adapters import with_parallel
 from tljax.models.configs import read_config
 from tljax.models.layers import ACTIVATIONS, Dense, Embed, RMSNorm, attention, dropout
 from tljax.models.tower import Tower
@@ -186,7 +187,7 @@ class Mlp(nn.Module):
         y = act(Dense(c.d_ff, False, start, name="gate")(x)) * y if c.gated else act(y)
         y = dropout(self, y, c.dropout_rate, train)
         y = Dense(c.d_model, False, c.normal(c.d_ff**-0.5), name="down")(y)
-        return dropout(self, y, c.dropout_rate, train)
+        return dropout(self, with_parallel(self, x, y), c.dropout_rate, train)
 
 
 class Words(nn.Module):
