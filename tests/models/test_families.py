@@ -198,7 +198,7 @@ def test_every_carry_key_is_declared(name):
             for key in carry:
                 leaves = jax.tree.leaves(carry[key])
                 assert family.carry[key] == "broadcast" or {leaf.shape[0] for leaf in leaves} <= {3}, key
-    assert seen == set(family.carry)
+    assert seen == set(family.carry) - {"visual_prompts"}, "a strategy adds those"
 
 
 def test_sharding_rules_cover_every_leaf(name):
