@@ -4,8 +4,8 @@
 
 The features are MiniLM's for 6 classes and 77 classes in number and width (5452 × 384 and 10,003 × 384), and are
 random: clusters around one centre a class. A turn is a whole grid, or a whole path, in a process that has done it
-before. scikit-learn fits each C from the last one's weights (`warm_start`), by L-BFGS to the same largest gradient;
-that our objective is no higher is checked. Results go to benchmarks/results/probes.jsonl.
+before. scikit-learn fits each C from the last one's weights (`warm_start`), by L-BFGS with its own tolerance; ours has
+one at which its objective is no higher, which is checked. Results go to benchmarks/results/probes.jsonl.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,8 @@ from benchmarks.measuring import arguments, measure, record, row, serve, show
 
 WIDTH = 384
 PATH = tuple(10.0**k for k in np.arange(-3, 3.5, 0.5))
+TOLERANCE = 2e-5
+"""The largest gradient at which ours ends; scikit-learn's is 1e-4, and its end is as good as ours at this."""
 GRID = dict(
     learning_rates=(1e-3, 3e-3, 1e-2, 3e-2), decays=(0.0, 1e-3, 1e-2, 1e-1), seeds=(0, 1), shots=(10, None), steps=200
 )
@@ -81,7 +83,7 @@ def ours(workload: Workload) -> Callable[[int], object]:
 def our_path(features: np.ndarray, labels: np.ndarray, classes: int) -> list[dict[str, np.ndarray]]:
     from tljax.train.probe import Probe, candidates
 
-    found = candidates(Probe(C=PATH, max_iterations=1000, tolerance=1e-4), features, labels, classes)
+    found = candidates(Probe(C=PATH, max_iterations=1000, tolerance=TOLERANCE), features, labels, classes)
     return [{name: np.asarray(x) for name, x in each.weights.items()} for each in found]
 
 

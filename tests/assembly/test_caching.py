@@ -81,19 +81,18 @@ def test_a_run_from_the_cache_is_the_run_without_it(config, change, start, keys)
 def test_the_cache_moves_down_as_stages_are_unfrozen(config):
     data = {**config["data"], "target": config["data"]["test"]}
     gradual = {"gradual_unfreezing": {"every": 1, "unit": "steps"}}
-    for method in ({"name": "supervised"}, {"name": "importance"}):
-        chosen = {**config, "data": data, "method": method, "strategy": gradual}
-        said = []
-        cached = with_cache(build(chosen), say=said.append)
-        starts = {start: view.model.start for start, view in cached.cached.items()}
-        assert starts == {0: HEAD, 1: "block1", 2: "block0", 3: None}
-        assert said[-1] == "no stage cache from step 3 on: embed, the lowest stage, trains."
-        state, losses, numbers = run(cached)
-        expected, expected_losses, expected_numbers = run(build(chosen))
-        np.testing.assert_allclose(losses, expected_losses, rtol=5e-5)
-        for path, leaf in expected.live.items():
-            np.testing.assert_allclose(state.live[path], leaf, atol=5e-5, err_msg=path)
-        assert numbers == pytest.approx(expected_numbers, abs=1e-5)
+    chosen = {**config, "data": data, "method": {"name": "importance"}, "strategy": gradual}
+    said = []
+    cached = with_cache(build(chosen), say=said.append)
+    starts = {start: view.model.start for start, view in cached.cached.items()}
+    assert starts == {0: HEAD, 1: "block1", 2: "block0", 3: None}
+    assert said[-1] == "no stage cache from step 3 on: embed, the lowest stage, trains."
+    state, losses, numbers = run(cached)
+    expected, expected_losses, expected_numbers = run(build(chosen))
+    np.testing.assert_allclose(losses, expected_losses, rtol=5e-5)
+    for path, leaf in expected.live.items():
+        np.testing.assert_allclose(state.live[path], leaf, atol=5e-5, err_msg=path)
+    assert numbers == pytest.approx(expected_numbers, abs=1e-5)
 
 
 def test_versions_of_augmented_images_are_stored_and_come_in_turn(tmp_path):

@@ -1,5 +1,7 @@
 """Darknet detectors against OpenCV: every section and activation, heads, decoding; heads for other classes."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,15 +83,19 @@ def test_depthwise_convolutions_equal_xlas():
         layer = Conv(4, size, stride, padding, groups=4)
         kernel = jnp.asarray(generator.normal(size=(*size, 1, 4)), jnp.float32)
         pad = padding if isinstance(padding, tuple) else (padding, padding)
-        expected = jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            stride if isinstance(stride, tuple) else (stride, stride),
-            [(p, p) for p in pad],
+        expected = partial(
+            jax.lax.conv_general_dilated,
+            window_strides=stride if isinstance(stride, tuple) else (stride, stride),
+            padding=[(p, p) for p in pad],
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=4,
         )
-        assert np.allclose(layer.apply({"params": {"kernel": kernel}}, x), expected, atol=1e-5)
+        found = lambda x, kernel, layer=layer: layer.apply({"params": {"kernel": kernel}}, x)  # noqa: E731
+        values, pullbacks = zip(*(jax.vjp(run, x, kernel) for run in (found, expected)), strict=True)
+        assert np.allclose(*values, atol=1e-5)
+        gradient = jnp.asarray(generator.normal(size=values[0].shape), jnp.float32)
+        for mine, theirs in zip(*(pullback(gradient) for pullback in pullbacks), strict=True):
+            assert np.allclose(mine, theirs, atol=1e-5)
 
 
 def test_inputs_that_do_not_fit_are_refused():
