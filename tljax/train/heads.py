@@ -12,6 +12,9 @@ import optax
 
 from tljax.base.errors import raise_faults
 
+BETAS = (0.9, 0.999)
+"""Of Adam (Kingma and Ba 2015), which every head has of its own; its ε is 1e-8."""
+
 
 class Heads(NamedTuple):
     """A grid of heads; every combination of its tuples is trained.
@@ -101,35 +104,40 @@ def orders(count: int, size: int, steps: int, seed: int) -> np.ndarray:
 
 @partial(jax.jit, static_argnames="classes")
 def _train(numbers, keys, chosen, features, labels, order, classes):
-    total = order.shape[0]
+    """({"kernel": (S, D, Y), "bias": (S, Y)}, losses of the last step (S,)) of S heads.
 
-    def begin(key):
-        kernel = 0.02 * jax.random.normal(jax.random.wrap_key_data(key), (features.shape[1], classes))
-        weights = {"kernel": kernel, "bias": jnp.zeros(classes)}
-        return weights, optax.scale_by_adam().init(weights)
+    Inside, the heads stand between D and Y: then the product with the features needs no transposed copies.
+    """
+    total, width = order.shape[0], features.shape[1]
+    normal = lambda key: jax.random.normal(jax.random.wrap_key_data(key), (width, classes))  # noqa: E731
+    weights = {"kernel": 0.02 * jax.vmap(normal, out_axes=1)(keys), "bias": jnp.zeros((len(keys), classes))}
+    pulled = {"kernel": numbers["decay"][:, None], "bias": 0.0}
 
-    def update(weights, adam, rate, decay, mask, x, y, step):
-        def loss(weights):
-            losses = optax.softmax_cross_entropy_with_integer_labels(x @ weights["kernel"] + weights["bias"], y)
-            return jnp.sum(losses * mask) / jnp.maximum(jnp.sum(mask), 1.0)
-
-        value, grads = jax.value_and_grad(loss)(weights)
-        moved, after = optax.scale_by_adam().update(grads, adam)
-        rate = rate * 0.5 * (1 + jnp.cos(jnp.pi * step / total))
-        pulled = {"kernel": decay * weights["kernel"], "bias": 0.0}
-        fresh = jax.tree.map(lambda w, m, p: w - rate * (m + p), weights, moved, pulled)
-        # A batch without a label of this head's teaches it nothing: not even Adam's memory moves it.
-        keep = jnp.sum(mask) > 0
-        choose = lambda a, b: jax.tree.map(lambda new, old: jnp.where(keep, new, old), a, b)  # noqa: E731
-        return choose(fresh, weights), choose(after, adam), value
+    def objective(weights, x, y, mask):
+        logits = jnp.einsum("bd,dsy->bsy", x, weights["kernel"]) + weights["bias"]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.broadcast_to(y[:, None], logits.shape[:2]))
+        each = jnp.sum(losses * mask, axis=0) / jnp.maximum(jnp.sum(mask, axis=0), 1.0)
+        return jnp.sum(each), each
 
     def body(carry, rows_step):
-        rows, step = rows_step
-        x, y = features[rows], labels[rows]
-        weights, adam, losses = jax.vmap(update, in_axes=(0, 0, 0, 0, 0, None, None, None))(
-            *carry, numbers["rate"], numbers["decay"], chosen[:, rows], x, y, step
-        )
-        return (weights, adam), losses
+        (weights, first, second, count), (rows, step) = carry, rows_step
+        mask = chosen[:, rows].T
+        (_, losses), grads = jax.value_and_grad(objective, has_aux=True)(weights, features[rows], labels[rows], mask)
+        # A batch without a label of this head's teaches it nothing: not even Adam's memory moves it.
+        keep = jnp.sum(mask, axis=0) > 0
+        count = count + keep
+        rate = numbers["rate"] * 0.5 * (1 + jnp.cos(jnp.pi * step / total)) * keep
+        kept = lambda new, old: jnp.where(keep[:, None], new, old)  # noqa: E731
+        first = jax.tree.map(lambda m, g: kept(BETAS[0] * m + (1 - BETAS[0]) * g, m), first, grads)
+        second = jax.tree.map(lambda v, g: kept(BETAS[1] * v + (1 - BETAS[1]) * g * g, v), second, grads)
+        scales = [1 / (1 - beta ** jnp.maximum(count, 1))[:, None] for beta in BETAS]
 
-    (weights, _), losses = jax.lax.scan(body, jax.vmap(begin)(keys), (order, jnp.arange(total)))
-    return weights, losses[-1]
+        def moved(w, m, v, decay):
+            return w - rate[:, None] * (m * scales[0] / (jnp.sqrt(v * scales[1]) + 1e-8) + decay * w)
+
+        return (jax.tree.map(moved, weights, first, second, pulled), first, second, count), losses
+
+    zeros = jax.tree.map(jnp.zeros_like, weights)
+    start = (weights, zeros, zeros, jnp.zeros(len(keys)))
+    (weights, *_), losses = jax.lax.scan(body, start, (order, jnp.arange(total)))
+    return {**weights, "kernel": jnp.moveaxis(weights["kernel"], 1, 0)}, losses[-1]
