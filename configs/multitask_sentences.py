@@ -9,8 +9,8 @@ products (CR) and of phrases (MPQA), subjectivity (SUBJ), question types (TREC).
 
 The training sets are cut to unequal sizes, 3,100 sentences in all, so that the mixing has something to do. No sentence
 of a test set is in another task's training set (see tljax/data/builders/sentconv.py). MR and SST-2 are nearly the same
-task: they are expected to help each other, and TREC to be helped by none. Expected: see
-experiments/multitask_sentences/README.md. Cost: at most 5 minutes on 2 cores.
+task: they are expected to help each other, and TREC to be helped by none. Expected: 85.7 to 86.2 % on the mean of the
+six sets, by the way of mixing (three seeds; experiments/multitask_sentences). Cost: 3 minutes on one core.
 """
 
 from ml_collections import ConfigDict
