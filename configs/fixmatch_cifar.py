@@ -11,7 +11,8 @@ without labels.
     python launch.py train --config=configs/fixmatch_cifar.py --workdir=runs/few_labels --data_dir=DATA \
         --config.method="{'name': 'supervised'}"
 
-TLJAX_WEIGHTS names the folder that holds squeezenet1.1_keras. Expected: see experiments/fixmatch_cifar/README.md.
+TLJAX_WEIGHTS names the folder that holds squeezenet1.1_keras. Expected: 32.5 ± 3.6 %; labels alone
+35.4 ± 2.7 (three seeds; experiments/fixmatch_cifar).
 Cost: 0.5 s of CPU time a step, 0.1 of it for the data (20 steps of each alone, one core, other work beside it); the
 evaluations are extra.
 """
