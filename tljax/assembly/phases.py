@@ -58,7 +58,7 @@ def make_phases(experiment: Experiment, steps: int) -> tuple[tuple[Phase, ...], 
     plan, starts = experiment.plan, starts_of(experiment, steps)
     live, frozen = split_leaves(experiment)
     ever = {**live, **masters(experiment, plan.live(starts[-1]) - live.keys())}
-    since = {path: next(start for start in starts if path in plan.live(start)) for path in ever}
+    joined = {path: next(start for start in starts if path in plan.live(start)) for path in ever}
     counts = {name: len(experiment.sources[name].records) for name in experiment.method.streams}
     # A step donates its state, and a donated buffer has one owner: a teacher's copy must be one.
     begun = jax.tree.map(
@@ -76,7 +76,7 @@ def make_phases(experiment: Experiment, steps: int) -> tuple[tuple[Phase, ...], 
     for start in starts:
         optimizer, schedule = call(
             optim.make_optimizer,
-            (leaves, steps, plan.rates, since, start),
+            (leaves, steps, plan.rates, joined, start),
             experiment.config.get("optim"),
             where="config.optim",
         )

@@ -7,7 +7,7 @@ from tljax.base.errors import raise_faults
 from tljax.base.tables import suggest
 from tljax.base.types import Adapter, Plan
 from tljax.models.adapters import bottleneck_leaves, parallel_leaves
-from tljax.strategies.targets import adapter_plan, kernels
+from tljax.strategies.targets import adapter_plan, kernels, size_faults
 
 AFTER = {
     "both": r"backbone/.*((attention|cross)/output|mlp/down)/kernel",
@@ -50,8 +50,7 @@ def bottleneck(
     """
     del stages
     faults = [] if after in AFTER else [f"after is {after!r}. {suggest(after, AFTER)}"]
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-        faults.append(f"width is {width!r}; it must be a whole number from 1.")
+    faults += size_faults(width=width)
     if not isinstance(parallel, bool):
         faults.append(f"parallel is {parallel!r}; it must be True or False.")
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not scale > 0:

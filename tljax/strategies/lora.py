@@ -7,7 +7,7 @@ from functools import partial
 from tljax.base.errors import raise_faults
 from tljax.base.types import Adapter, Plan
 from tljax.models.adapters import embedding_lora_leaves, lora_leaves
-from tljax.strategies.targets import adapter_plan, kernels
+from tljax.strategies.targets import adapter_plan, kernels, size_faults
 
 DEFAULT = r"backbone/.*(attention|cross)/(query|value)/kernel"
 
@@ -53,8 +53,7 @@ def lora(
         for name, value in number.items()
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0
     ]
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        faults.append(f"rank is {rank!r}; it must be a whole number from 1.")
+    faults += size_faults(rank=rank)
     raise_faults("The section config.strategy.lora cannot be used:", faults)
     options = {"rank": rank, "scale": alpha / (math.sqrt(rank) if rslora else rank), "dora": dora}
     names = ("lora/a", "lora/b", "lora/scale", *(("lora/magnitude",) if dora else ()))

@@ -6,7 +6,7 @@ from functools import partial
 from tljax.base.errors import raise_faults
 from tljax.base.types import Adapter, Plan
 from tljax.models.prompts import places_leaves, prefix_leaves
-from tljax.strategies.targets import adapter_plan, kernels
+from tljax.strategies.targets import adapter_plan, kernels, size_faults
 
 DEFAULT = r"backbone/.*(attention|cross)/(key|value)/kernel"
 POSITIONS = "backbone/embed/positions/embedding"
@@ -46,9 +46,7 @@ def prefix(
       UserError: options out of range; targets that match nothing, or one kernel of a pair alone.
     """
     del stages
-    faults = []
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        faults.append(f"length is {length!r}; it must be a whole number from 1.")
+    faults = size_faults(length=length)
     if isinstance(deviation, bool) or not isinstance(deviation, (int, float)) or deviation < 0:
         faults.append(f"deviation is {deviation!r}; it must be a number from 0.")
     if not isinstance(places, bool):

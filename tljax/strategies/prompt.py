@@ -8,7 +8,7 @@ from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import suggest
 from tljax.base.types import Adapter, Plan
 from tljax.models.prompts import prompt_leaves
-from tljax.strategies.targets import adapter_plan
+from tljax.strategies.targets import adapter_plan, size_faults
 
 WORDS = r"backbone/(encoder/)?embed/words/embedding"
 STARTS = ("vocabulary", "random")
@@ -43,8 +43,7 @@ def prompt(
     """
     del stages
     faults = [] if start in STARTS else [f"start is {start!r}. {suggest(str(start), STARTS)}"]
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        faults.append(f"length is {length!r}; it must be a whole number from 1.")
+    faults += size_faults(length=length)
     raise_faults("The section config.strategy.prompt cannot be used:", faults)
     chosen = [path for path in paths if re.fullmatch(WORDS, path)]
     if not chosen:

@@ -63,6 +63,15 @@ def _with_modules(pattern: str, modules: Mapping[str, Sequence[str]]) -> str:
     return "|".join((pattern, *named))
 
 
+def size_faults(**sizes: int) -> list[str]:
+    """One message for each option that is no whole number from 1."""
+    return [
+        f"{name} is {size!r}; it must be a whole number from 1."
+        for name, size in sizes.items()
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1
+    ]
+
+
 def adapter_plan(
     strategy: str,
     paths: Sequence[str],

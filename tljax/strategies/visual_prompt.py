@@ -7,7 +7,7 @@ from functools import partial
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.types import Adapter, Plan
 from tljax.models.prompts import visual_prompt_leaves
-from tljax.strategies.targets import adapter_plan
+from tljax.strategies.targets import adapter_plan, size_faults
 
 SHALLOW = r"backbone/block0/attention/query/kernel"
 DEEP = r"backbone/block\d+/attention/query/kernel"
@@ -40,8 +40,7 @@ def visual_prompt(
     """
     del stages
     faults = [] if isinstance(deep, bool) else [f"deep is {deep!r}; it must be True or False."]
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        faults.append(f"length is {length!r}; it must be a whole number from 1.")
+    faults += size_faults(length=length)
     raise_faults("The section config.strategy.visual_prompt cannot be used:", faults)
     chosen = [path for path in paths if re.fullmatch(DEEP if deep else SHALLOW, path)]
     if not chosen:
