@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.tiny import save_config, save_csv, save_tiny_bert
 from tljax.assembly.adapters import with_adapters
 from tljax.assembly.experiment import build
 from tljax.assembly.training import make_job, trained_variables, with_leaves
@@ -25,14 +24,6 @@ KINDS = {
     "bottleneck": {"bottleneck": {"width": 3}, "layer_decay": {"rate": 0.5}},
     "parallel": {"bottleneck": {"width": 3, "parallel": True}},
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adapters")
-    save_tiny_bert(folder / "bert", initializer_range=0.3)
-    save_config(folder / "config.py", folder / "bert", save_csv(folder / "data.csv"))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.models.reference import make_model
-from tests.tiny import save_config, save_csv, save_tiny_bert, train_steps
+from tests.tiny import train_steps
 from tljax.assembly.adapters import with_adapters
 from tljax.assembly.experiment import build
 from tljax.assembly.training import make_job
@@ -19,14 +19,6 @@ from tljax.models.forward import init_variables
 from tljax.strategies.visual_prompt import visual_prompt
 
 KINDS = {"prefix": {"prefix": {"length": 4}}, "prompt": {"prompt": {"length": 4}}}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prompts")
-    save_tiny_bert(folder / "bert", initializer_range=0.3)
-    save_config(folder / "config.py", folder / "bert", save_csv(folder / "data.csv"))
-    return folder
 
 
 @pytest.fixture(scope="module")
