@@ -1,5 +1,7 @@
 """Runs with adapters on a tiny BERT: what moves, what it costs, how a run goes on, and what is exported."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from tljax.train.display import Display
 from tljax.train.job import train
 
 KINDS = {
-    "lora": {"lora": {"rank": 2, "targets": ["query", "down", "words"]}},
+    "lora": {"lora": {"rank": 2, "targets": ["query", "down", "words"], "dropout": 0.3}},
     "dora": {"lora": {"rank": 2, "dora": True}, "last_k": {"k": 1}},
     "ia3": {"ia3": {}},
     "bottleneck": {"bottleneck": {"width": 3}, "layer_decay": {"rate": 0.5}},
@@ -106,12 +108,31 @@ def test_the_export_is_merged_and_transformers_computes_the_same(trained, config
     assert np.abs(found - start).max() > 1e-3
 
 
+def test_what_goes_into_the_side_branch_is_dropped_in_training_alone(config):
+    def first_losses(dropout):
+        experiment = build({**config, "strategy": {"lora": {"rank": 2, "dropout": dropout}}})
+        job = make_job(experiment)
+        # b is 0 at first, and nothing that is dropped would be seen.
+        live = {path: leaf + 1 if path.endswith("lora/b") else leaf for path, leaf in job.state.live.items()}
+        live["head/out/kernel"] = live["head/out/kernel"] + np.arange(live["head/out/kernel"].size).reshape(
+            live["head/out/kernel"].shape
+        )
+        batch, variables = next(job.batches(0)), with_leaves(experiment, live, job.state.batch_stats)
+        evaluated = logits(experiment, variables, batch["train"])
+        _, metrics = job.step(job.state._replace(live=live), batch)
+        return float(metrics["loss"]), evaluated
+
+    (plain, evaluated), (dropped, same) = first_losses(0.0), first_losses(0.5)
+    assert plain != dropped
+    np.testing.assert_array_equal(evaluated, same)
+
+
 class Killed(Exception):
     pass
 
 
 def test_a_killed_run_goes_on_and_ends_as_the_undisturbed_one(config, tmp_path):
-    strategy = {"lora": {"rank": 2}, "lp_ft": {"probe": 2, "unit": "steps"}}
+    strategy = {"lora": {"rank": 2, "dropout": 0.3}, "lp_ft": {"probe": 2, "unit": "steps"}}
     chosen, display = {**config, "strategy": strategy, "train": {**config["train"], "cache": "off"}}, Display()
     once = train(make_job(build(chosen)), tmp_path / "once", display=display)
     job = make_job(build(chosen))
@@ -164,7 +185,7 @@ def test_the_stage_cache_holds_what_the_stages_below_the_adapters_make(config, t
 def test_the_command_line_trains_predicts_and_exports(folder, tmp_path, capsys):
     workdir = tmp_path / "run"
     common = [
-        "--config.strategy={'lora': {'rank': 2}}",
+        "--config.strategy={'lora': {'rank': 2, 'dropout': 0.25}}",
         "--config.train.steps=2",
         "--config.task.pool=own",
         "--config.train.cache=off",
@@ -174,11 +195,12 @@ def test_the_command_line_trains_predicts_and_exports(folder, tmp_path, capsys):
     assert main(["export", f"--workdir={workdir}"]) == 0
     assert "lora" not in str(sorted(load_file(workdir / "export" / "model.safetensors")))
     assert main(["export", f"--workdir={workdir}", "--adapter", f"--output={tmp_path / 'adapter'}"]) == 0
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["lora_dropout"] == 0.25
     tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert "base_model.model.classifier.weight" in tensors
     stored = tensors["base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight"]
     again = load_config(folder / "config.py")
-    strategy = {"lora": {"rank": 2, "source": str(tmp_path / "adapter")}}
+    strategy = {"lora": {"rank": 2, "dropout": 0.5, "source": str(tmp_path / "adapter")}}
     found = flatten(build({**again, "seed": 7, "strategy": strategy}).variables["params"])
     np.testing.assert_array_equal(found["backbone/block0/attention/query/lora/a"], stored.T)
     with pytest.raises(UserError, match=r"(?s)has no .*key/lora.*scale is 8, and the config's 4"):

@@ -9,6 +9,7 @@ import pytest
 from tljax.base.errors import UserError
 from tljax.base.paths import flatten, unflatten
 from tljax.models.adapters import (
+    DROPOUT,
     bottleneck_leaves,
     embedding_lora_leaves,
     ia3_leaves,
@@ -166,6 +167,24 @@ def test_the_value_and_the_gradients_of_dora_are_those_of_peft():
     for name, leaf, turn in (("a", a, True), ("b", b, True), ("magnitude", magnitude, False)):
         expected = leaf.grad.numpy().T if turn else leaf.grad.numpy()
         np.testing.assert_allclose(gradients[name], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dense", "conv"])
+def test_dropout_takes_from_the_side_branch_what_the_base_still_sees(name):
+    layer, x = layers()[name]
+    params = layer.init(KEY, x)["params"]
+    moved = with_leaves(params, lora_leaves(KEY, params["kernel"], rank=2, scale=0.7, dora=False))
+    moved["lora"]["dropout"] = jnp.float32(0.25)
+    apply = jax.jit(lambda x, rngs: layer.apply({"params": moved}, x, rngs=rngs))
+    whole, base = apply(x, None), layer.apply({"params": params}, x)
+    many = jnp.stack([apply(x, {DROPOUT: jax.random.key(i)}) for i in range(400)])
+    np.testing.assert_array_equal(many[0], apply(x, {DROPOUT: jax.random.key(0)}))
+    error = jnp.std(many, axis=0) / 20
+    assert float(error.max()) > 0.01, "something is dropped"
+    assert bool(jnp.all(jnp.abs(many.mean(0) - whole) < 5 * error + 1e-5)), "the mean is what nothing was dropped from"
+    everything = jnp.float32(1 - 1e-7)
+    moved["lora"]["dropout"] = everything
+    np.testing.assert_allclose(layer.apply({"params": moved}, x, rngs={DROPOUT: KEY}), base, rtol=1e-5, atol=1e-6)
 
 
 def test_a_tied_output_layer_reads_the_adapted_table():

@@ -62,6 +62,17 @@ def test_lora_stands_beside_queries_and_values_and_trains_with_the_wings():
     assert with_magnitude.rates == dict.fromkeys(leaves(*QV, names=("lora/b",)), 16.0)
 
 
+def test_the_share_that_is_dropped_is_a_leaf_that_never_trains_and_a_table_has_none():
+    plan = compose({"lora": lora(STAGES, PATHS, targets=["query", "words"], dropout=0.1)}, PATHS)
+    for path, (adapter,) in plan.adapters.items():
+        made = adapter.init(jax.random.key(0), jnp.zeros((4, 6)))
+        assert set(made) == set(adapter.leaves) and ("lora/dropout" in made) == path.endswith("/kernel")
+    assert plan.live(0) == WINGS | leaves("0/query", "1/query") | {
+        "backbone/embed/words/lora/a",
+        "backbone/embed/words/lora/b",
+    }
+
+
 def test_the_others_have_their_papers_places():
     one = compose({"ia3": ia3(STAGES, PATHS)}, PATHS)
     two = compose({"bottleneck": bottleneck(STAGES, PATHS)}, PATHS)
@@ -103,6 +114,8 @@ def test_targets_are_paths_or_names_of_modules(targets, expected):
         (lora, {"targets": ["norm"]}, "matches no path"),
         (lora, {"targets": []}, "lora names no kernel"),
         (lora, {"rank": 0, "alpha": -1, "b_rate": "fast"}, "(?s)alpha is -1.*b_rate is 'fast'.*rank is 0"),
+        (lora, {"dropout": 1}, "dropout is 1; it is a share"),
+        (lora, {"dropout": "0.1"}, "dropout is '0.1'; it is a share"),
         (ia3, {"inputs": ["words"]}, "words/embedding is a table"),
         (ia3, {"inputs": (), "targets": ()}, "ia3 names no kernel"),
         (bottleneck, {"width": 0, "after": "attention"}, "(?s)after is 'attention'.*width is 0"),

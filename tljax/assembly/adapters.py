@@ -11,7 +11,7 @@ from tljax.base.paths import flatten, sibling, unflatten
 from tljax.base.types import Adapter, Model
 from tljax.checkpoints.peft_format import load_adapter
 from tljax.models import get_family
-from tljax.models.adapters import adapters_of
+from tljax.models.adapters import DROPOUT, adapters_of
 from tljax.models.forward import forward
 from tljax.models.prompts import FAMILIES
 
@@ -71,6 +71,7 @@ def _stored(
             for a in mine
             if a.source == source
             for leaf in a.leaves
+            if leaf != "lora/dropout"  # no part of what was learnt
         }
         loaded = load_adapter(source, model, variables, head=False)["params"]
         flat = flatten(loaded)
@@ -99,7 +100,8 @@ def _check_read(model: Model, variables: Mapping[str, Any], made: Mapping[str, A
 
     def run(leaves, batch_stats, inputs):
         params = unflatten(dict(zip(paths, leaves, strict=True)))
-        return forward(model._replace(head=None), {"params": params, "batch_stats": batch_stats}, inputs)[0]
+        variables, rngs = {"params": params, "batch_stats": batch_stats}, {DROPOUT: jax.random.key(0)}
+        return forward(model._replace(head=None), variables, inputs, rngs=rngs)[0]
 
     program = jax.make_jaxpr(run)(list(flatten(shapes).values()), variables.get("batch_stats", {}), dict(inputs)).jaxpr
     read = {id(variable) for equation in program.eqns for variable in equation.invars}

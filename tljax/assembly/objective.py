@@ -13,6 +13,7 @@ from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import call, lookup
 from tljax.base.types import Method, Model, Task
 from tljax.checkpoints.adapt import output_shapes
+from tljax.models.adapters import DROPOUT
 from tljax.models.forward import forward
 from tljax.models.heads import pool
 
@@ -99,7 +100,8 @@ def make_forward(model: Model, train_stages: tuple[str, ...], *, remat: bool = F
             model,
             {"params": params, "batch_stats": state["batch_stats"]},
             inputs,
-            rngs=None if rng is None else {"dropout": rng},  # a survey has none
+            # A survey has none; those of the adapters are there in training mode alone.
+            rngs=None if rng is None else {"dropout": rng, **({DROPOUT: rng} if train else {})},
             train=train_stages if train else (),
             hidden_states=hidden_states,
             remat=remat,

@@ -181,7 +181,7 @@ def _lora(mine: Mapping[tuple[str, Spot], Mapping[str, Any]], rslora: bool) -> t
         "alpha_pattern": {re.escape(name): each for name, each in alphas.items() if each != alpha},
         "use_rslora": rslora,
         "use_dora": dora,
-        "lora_dropout": 0.0,
+        "lora_dropout": max(float(leaves[LORA].get("dropout", 0.0)) for leaves in mine.values()),
         "bias": "none",
         "init_lora_weights": True,
     }

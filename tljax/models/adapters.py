@@ -1,7 +1,7 @@
 """Adapters: small leaves that stand beside a kernel, in the same module, and a side branch that reads them.
 
     …/query/kernel, bias                    the base, which an adapter leaves alone
-    …/query/lora/{a, b, scale}              scale · a · b is added to the kernel; of DoRA also `magnitude`
+    …/query/lora/{a, b, scale}              scale · a · b is added to the kernel; also `magnitude` (DoRA), `dropout`
     …/query/ia3/{input, output}             factors on what goes in, and on what comes out
     …/query/bottleneck/{down, up}/{kernel, bias}    y + up(relu(down(y))), on what comes out
     …/mlp/down/parallel/{down, up, scale}   y + scale · up(relu(down(x))), x what goes into the MLP, y what comes out
@@ -51,6 +51,9 @@ UNMERGED = {
 KERNELS = ("kernel", "embedding")
 """The leaves that an adapter may stand beside."""
 
+DROPOUT = "adapter"
+"""The name of the random numbers of the side branches: they are given where a step trains, and nowhere else."""
+
 SHARDING = ((rf".*/({'|'.join(NAMES)})/.*", ()),)
 """Adapters are small: every device has them whole."""
 
@@ -98,7 +101,8 @@ def linear(
     y = product(x, kernel)
     if LORA in found:
         lora = found[LORA]
-        side = matmul(product(x, lora["a"]) * lora["scale"], lora["b"].reshape(lora["b"].shape[-2:]))
+        inner = product(_dropped(module, x, lora), lora["a"]) * lora["scale"]
+        side = matmul(inner, lora["b"].reshape(lora["b"].shape[-2:]))
         y = y + side.astype(y.dtype)
         if "magnitude" in lora:
             norm = column_norm(added(kernel_of(kernel) if isinstance(kernel, Mapping) else kernel, lora))
@@ -106,6 +110,15 @@ def linear(
     y = y if bias is None else y + bias
     y = y * found[IA3]["output"].astype(y.dtype) if "output" in found.get(IA3, {}) else y
     return y + _narrow(found[BOTTLENECK], y).astype(y.dtype) if BOTTLENECK in found else y
+
+
+def _dropped(module: nn.Module, x: jax.Array, lora: Mapping[str, jax.Array]) -> jax.Array:
+    """What goes into the side branch: in a training step a share of `lora/dropout` is 0, and the rest scaled up."""
+    if "dropout" not in lora or not module.has_rng(DROPOUT):
+        return x
+    keep = 1 - lora["dropout"].astype(jnp.float32)
+    kept = jax.random.bernoulli(module.make_rng(DROPOUT), keep, x.shape)
+    return jnp.where(kept, x / keep, 0).astype(x.dtype)
 
 
 def with_parallel(mlp: nn.Module, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -205,7 +218,9 @@ def _is_adapter(path: str) -> bool:
     return any(f"/{name}/" in path for name in NAMES)
 
 
-def lora_leaves(rng: jax.Array, kernel: jax.Array, *, rank: int, scale: float, dora: bool) -> dict[str, jax.Array]:
+def lora_leaves(
+    rng: jax.Array, kernel: jax.Array, *, rank: int, scale: float, dora: bool, dropout: float = 0.0
+) -> dict[str, jax.Array]:
     """`lora/a` and `lora/b`, one of which is 0, so that the model starts as it was; see `tljax.strategies.lora`.
 
     Of a convolution (H, W, in, out), a is (H, W, in, R) and b (1, 1, R, out).
@@ -217,6 +232,7 @@ def lora_leaves(rng: jax.Array, kernel: jax.Array, *, rank: int, scale: float, d
         "lora/b": jnp.zeros(b),
         "lora/scale": jnp.full((), scale, jnp.float32),
     }
+    leaves |= {"lora/dropout": jnp.full((), dropout, jnp.float32)} if dropout else {}
     return {**leaves, "lora/magnitude": column_norm(kernel.astype(jnp.float32))} if dora else leaves
 
 

@@ -22,6 +22,7 @@ def lora(
     rslora: bool = False,
     dora: bool = False,
     b_rate: float = 1.0,
+    dropout: float = 0.0,
     source: str | None = None,
     batch_stats: str = "auto",
 ) -> Plan:
@@ -40,6 +41,8 @@ def lora(
       rslora: the scale is alpha / √R, which keeps the size of the update at high ranks. Kalajdzievski 2023, 2312.03732.
       dora: the columns' norms train apart from their directions. Liu et al. 2024, arXiv 2402.09353.
       b_rate: factor on the learning rate of b; 16 is their advice. Hayou, Ghosh and Yu 2024 (LoRA+), arXiv 2402.12354.
+      dropout: the share of the numbers going into a · b that a training step sets to 0, scaling the rest up; the base's
+        own dropout stays. Tables of vectors have none: what goes into them are numbers of rows.
       source: a folder in PEFT's format, from which a and b start; its kernels, rank and scale must be those said here.
       batch_stats: "auto" lets the running statistics of stages with adapters move, "frozen" none, "train" all.
 
@@ -53,18 +56,22 @@ def lora(
         for name, value in number.items()
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0
     ]
+    share = isinstance(dropout, (int, float)) and not isinstance(dropout, bool) and 0 <= dropout < 1
+    faults += [] if share else [f"dropout is {dropout!r}; it is a share, from 0 up to, but not including, 1."]
     faults += size_faults(rank=rank)
     raise_faults("The section config.strategy.lora cannot be used:", faults)
     options = {"rank": rank, "scale": alpha / (math.sqrt(rank) if rslora else rank), "dora": dora}
     names = ("lora/a", "lora/b", "lora/scale", *(("lora/magnitude",) if dora else ()))
 
     def adapter(path: str) -> Adapter:
-        leaves = embedding_lora_leaves if path.endswith("/embedding") else lora_leaves
+        table = path.endswith("/embedding")
+        drops = bool(dropout) and not table
+        leaves = embedding_lora_leaves if table else partial(lora_leaves, dropout=dropout)
         return Adapter(
             name="lora",
-            leaves=names,
+            leaves=(*names, "lora/dropout") if drops else names,
             init=partial(leaves, **options),
-            frozen=("lora/scale",),
+            frozen=("lora/scale", "lora/dropout") if drops else ("lora/scale",),
             rates={} if b_rate == 1 else {"lora/b": float(b_rate)},
             source=source,
         )
