@@ -28,6 +28,7 @@ NEEDS = {
     "dan": ({}, ("target",)),
     "dann": (dict(widths=(8,)), ("target",)),
     "deep_coral": ({}, ("target",)),
+    "delta": (dict(teacher=None), ()),
     "distillation": (dict(teacher=None), ()),
     "fixmatch": (dict(threshold=0.1), ("unlabelled",)),
     "flexmatch": (dict(threshold=0.1), ("unlabelled",)),
@@ -60,7 +61,7 @@ TASKS = {
     "patches": ("patches", dict(name="pretraining")),
     "text pretraining": ("text", dict(name="pretraining")),
 }
-LABELS = {"supervised", "bss", "dan", "dann", "deep_coral", "importance"}
+LABELS = {"supervised", "bss", "dan", "dann", "deep_coral", "delta", "importance"}
 """Methods that serve any task with labels and a vector an example."""
 CLASSES = {"cdan", "distillation", "fixmatch", "flexmatch", "mcc", "mean_teacher", "pseudo_label", "shot", "tent"}
 FEATURES = {"simclr", "byol"}
@@ -117,7 +118,7 @@ def config_of(folder, task: str, method: str, strategy: str) -> dict:
     """A config for the three."""
     kind, section = TASKS[task]
     options, streams = NEEDS[method]
-    if method == "distillation":
+    if method in ("delta", "distillation"):
         options = {"teacher": {"source": str(folder / f"{'text' if kind == 'text' else 'image'}_teacher")}}
     data = {}
     for name in ("train", *streams):

@@ -1,5 +1,6 @@
 """What a method is given: `forward`, a teacher, streams that are there."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from tljax.base.tables import call, lookup
 from tljax.base.types import Method, Model, Task
 from tljax.checkpoints.adapt import output_shapes
 from tljax.models.adapters import DROPOUT
-from tljax.models.forward import forward
+from tljax.models.forward import forward, recorded_stages
 from tljax.models.heads import pool
 
 
@@ -29,30 +30,54 @@ def with_feature(task: Task) -> Task:
     return task if task.feature is not None else task._replace(feature=partial(pool, how="mean"))
 
 
-def teacher_of(section: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | None, dict[str, Any] | None]:
-    """(`config.method` with a function in place of its section `teacher`, the teacher's wing of the tree or None)."""
-    if not isinstance((section or {}).get("teacher"), Mapping):
+START = "start"
+"""In the place of a section `teacher`: the checkpoint of `config.model`, as it was before it was trained."""
+
+
+def teacher_of(
+    section: Mapping[str, Any], start: Mapping[str, Any] | None = None
+) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    """(`config.method` with a function in place of its section `teacher`, the teacher's wing of the tree or None).
+
+    Args:
+      section: `config.method`.
+      start: `config.model`.
+
+    Raises:
+      UserError: a model without a checkpoint where the teacher is the start.
+    """
+    name = section.get("name", "supervised")
+    option = inspect.signature(lookup(methods.TABLE, name, what="method")).parameters.get("teacher")
+    given = section.get("teacher", option.default if option else None)
+    if given == START:
+        given = start or {}
+        if given.get("source") is None:
+            raise UserError(
+                f"The method {name} keeps the model near its start, and config.model.source names no checkpoint: "
+                "random values are nothing to stay near. Name one, or one in config.method.teacher."
+            )
+    if not isinstance(given, Mapping):
         return section, None
-    wanted = call(ModelSection, (), section["teacher"], where="config.method.teacher")
-    model, variables, _, _ = make_model(wanted, jax.random.key(0))
+    model, variables, _, _ = make_model(call(ModelSection, (), given, where="config.method.teacher"), jax.random.key(0))
 
     def teacher(params: Mapping[str, Any], inputs: Mapping[str, Any], **options: Any) -> Mapping[str, Any]:
         return forward(model, params["teacher"], inputs, **options)[0]
 
     teacher.shapes = output_shapes(model, hidden_states=True)
+    teacher.stages = tuple(stage for stage in recorded_stages(model) if "/" not in stage)
     wing = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     return {**section, "teacher": teacher}, wing
 
 
 def objective_of(
-    section: Mapping[str, Any] | None, task: Task, *, remat: bool = False
+    config: Mapping[str, Any], task: Task, *, remat: bool = False
 ) -> tuple[Callable[[Model, tuple[str, ...]], Method], dict[str, Any] | None]:
     """((model, stages in training mode) → the method of `config.method`, the teacher's wing of the tree or None).
 
     With `remat` the gradient of the backbone's stages keeps only what goes into each.
     """
-    section, teacher = teacher_of(section)
-    options = dict(section or {})
+    section, teacher = teacher_of(config.get("method") or {}, config.get("model"))
+    options = dict(section)
     function = lookup(methods.TABLE, options.pop("name", "supervised"), what="method")
 
     def make(model: Model, train_stages: tuple[str, ...]) -> Method:

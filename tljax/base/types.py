@@ -241,9 +241,10 @@ class Method(NamedTuple):
 
     `forward(params, state, inputs, rng, *, train=True, hidden_states=False) -> (outputs, state)` runs backbone and
     head; `state` is a dict whose `batch_stats` it renews and whose `method` is the method's own; `params` is the whole
-    nested tree with its wings `backbone`, `head`, `method`. An option `teacher` is a section as `config.model`; the
-    method is given `teacher(params, inputs) -> outputs` in its place, a frozen model in inference mode, whose attribute
-    `shapes` is as that of `init`.
+    nested tree with its wings `backbone`, `head`, `method`. An option `teacher` is a section as `config.model`, or
+    "start", the checkpoint of `config.model` itself; the method is given `teacher(params, inputs) -> outputs` in its
+    place, a frozen model in inference mode. Its attribute `shapes` is as that of `init`, and `stages` names the stages
+    of the `hidden_states`.
 
     Attributes:
       loss: (params, state, batches, rng, step) → (dict of named `Loss`, state, dict of scalar metrics). `batches` is

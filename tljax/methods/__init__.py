@@ -10,6 +10,7 @@ TABLE = {
     "dan": "tljax.methods.dan:dan",
     "dann": "tljax.methods.dann:dann",
     "deep_coral": "tljax.methods.deep_coral:deep_coral",
+    "delta": "tljax.methods.delta:delta",
     "distillation": "tljax.methods.distillation:distillation",
     "fixmatch": "tljax.methods.fixmatch:fixmatch",
     "flexmatch": "tljax.methods.flexmatch:flexmatch",

@@ -24,6 +24,7 @@ def forward(
     hidden_states: bool = False,
     stop: str | None = None,
     remat: bool = False,
+    gates: Mapping[str, jax.Array] | None = None,
 ) -> tuple[Outputs, dict[str, Any]]:
     """Runs `model` on a batch. Pure; jit it with all that follows `rngs`, and `model`, static.
 
@@ -37,6 +38,7 @@ def forward(
         the like where there are several towers.
       stop: the first stage not to run; None is `model.stop`.
       remat: a gradient keeps only what goes into each stage, and computes the rest of it again.
+      gates: stage → factors (B, D) on the channels of what it hands on: by the gradient at 1 it shows which count.
 
     Returns:
       (outputs, updates): `outputs` as the family maps them (`hidden`, `pooled`, `logits` where there is a head …);
@@ -61,6 +63,7 @@ def forward(
         train=train,
         record=hidden_states,
         remat=remat,
+        gates=gates,
         rngs=rngs,
         mutable=["batch_stats"],
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from tljax.base.errors import UserError
 from tljax.base.tables import suggest
@@ -53,6 +54,7 @@ class Tower(nn.Module):
         train: tuple[str, ...] = (),
         record: bool = False,
         remat: bool = False,
+        gates: Mapping[str, jax.Array] | None = None,
     ) -> dict[str, Any]:
         """Runs the stages of [start, stop).
 
@@ -63,6 +65,7 @@ class Tower(nn.Module):
           train: stages in training mode (dropout, batch statistics).
           record: keep `hidden` after each stage that changes it, in the carry's `recorded` (dict by stage name).
           remat: a gradient computes what is inside each stage again, and keeps in memory only what goes in.
+          gates: stage → factors (B, D) on the channels of the `hidden` that it hands on.
         """
         carry = dict(carry)
         recorded = dict(carry.pop("recorded", {}))
@@ -77,6 +80,8 @@ class Tower(nn.Module):
                 carry = wings[wing](chain[name], own, carry, **options)
             else:
                 carry = run_stage(chain[name](name=name), carry, **options)
+            if gates and name in gates:
+                carry = {**carry, "hidden": gated(carry["hidden"], gates[name])}
             # A stage of a wing without inputs hands the carry on, and has no hidden state of its own.
             if record and carry.get("hidden") is not None and carry["hidden"] is not before:
                 recorded[name] = carry["hidden"]
@@ -97,6 +102,11 @@ def run_stage(stage: nn.Module, carry: Mapping[str, Any], *, train: bool, remat:
     # What a stage only hands on stays the same object, by which the tower knows that nothing was done to it.
     new = nn.remat(run)(stage, dict(carry))
     return {**{key: carry[key] for key in passed}, **new}
+
+
+def gated(hidden: jax.Array, factors: jax.Array) -> jax.Array:
+    """`hidden` (B, …, D) times `factors` (B, D), whatever stands between."""
+    return hidden * factors.reshape(len(factors), *(1 for _ in hidden.shape[1:-1]), -1).astype(hidden.dtype)
 
 
 def with_map(carry: Mapping[str, Any], keep: bool = True) -> dict[str, Any]:
