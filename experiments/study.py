@@ -6,8 +6,11 @@ which a run writes. Runs that are finished are not run again; runs that were int
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +24,7 @@ class Case(NamedTuple):
 
     Attributes:
       name: as it stands in the table.
-      values: dotted key → value, set over the config; `{seed}` in a value is the seed.
+      values: dotted key → value, set over the config; `{seed}` in a value is the seed, `{folder}` the run folder.
       verb: of `launch.py`.
       config: another config than the study's.
       seeds: another number of seeds than the study's.
@@ -51,13 +54,24 @@ class Column(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A study: `name` is its folder under experiments/, `config` the config of its cases."""
+    """A study of cases.
+
+    Attributes:
+      name: its folder under experiments/.
+      config: of its cases.
+      cases: the rows of its table.
+      columns: of its table.
+      seeds: of each case.
+      apart: whether each run is a process of its own, of which the seconds, from start to end, and the peak memory are
+        kept. Without, `seconds` are those of the training.
+    """
 
     name: str
     config: str
     cases: Sequence[Case]
     columns: Sequence[Column]
     seeds: int = 3
+    apart: bool = False
 
 
 def main(study: Study, argv: Sequence[str] | None = None) -> int:
@@ -66,10 +80,11 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=study.seeds)
     parser.add_argument("--workdir", type=Path, default=Path("runs") / study.name)
     parser.add_argument("--only", action="append", help="run this case only; can be given several times")
+    parser.add_argument("--missing", action="store_true", help="leave out what records.json has")
     parser.add_argument("--table", action="store_true", help="only write the table of the committed records")
     options = parser.parse_args(argv)
     if not options.table:
-        code = run(study, options.workdir, options.seeds, options.only)
+        code = run(study, options.workdir, options.seeds, options.only, missing=options.missing)
         if code:
             return code
     table = measured(study, read(study))
@@ -78,40 +93,85 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(study: Study, workdir: Path, seeds: int, only: Sequence[str] | None) -> int:
-    """Runs the cases; the records of each finished run replace the ones before."""
-    from tljax.cli.main import main as launch
+def run(study: Study, workdir: Path, seeds: int, only: Sequence[str] | None, *, missing: bool = False) -> int:
+    """Runs the cases; the records of each finished run replace the ones before.
 
+    With `missing`, what has a record is not run again, unless a case without one starts from it and its folder is gone.
+    """
+    there = {(record["case"], record["seed"]) for record in read(study)} if missing else set()
+    used = {
+        (case.after, seed)
+        for case in study.cases
+        for seed in range(seeds if case.seeds is None else case.seeds)
+        if case.after and (case.name, seed) not in there
+    }
     for case in study.cases:
         if only and case.name not in only:
             continue
         if case.compute is not None:
+            if (case.name, 0) in there:
+                continue
             keep(study, {"case": case.name, "seed": 0, **case.compute()})
             continue
         for seed in range(seeds if case.seeds is None else case.seeds):
             folder = folder_of(workdir, case.name, seed)
-            before = folder_of(workdir, case.after, seed) if case.after else ""
-            values = {key: _filled(value, before, seed) for key, value in case.values.items()}
-            code = launch(
-                [
-                    case.verb,
-                    f"--config={case.config or study.config}",
-                    f"--workdir={folder}",
-                    f"--config.seed={seed}",
-                    *(f"--config.{key}={value!r}" for key, value in values.items()),
-                ]
-            )
-            code = code or (launch(["export", f"--workdir={folder}"]) if case.export else 0)
-            if code:
+            if (case.name, seed) in there and ((case.name, seed) not in used or (folder / "export").is_dir()):
+                continue
+            if code := run_one(study, case, seed, workdir):
                 return code
             keep(study, record_of(case, seed, folder))
     return 0
 
 
-def _filled(value: Any, before: Path | str, seed: int) -> Any:
+def run_one(study: Study, case: Case, seed: int, workdir: Path) -> int:
+    """Runs a case with a seed, and exports it where that is asked for; returns the exit code."""
+    folder = folder_of(workdir, case.name, seed)
+    before = folder_of(workdir, case.after, seed) if case.after else ""
+    names = {"{after}": str(before), "{seed}": str(seed), "{folder}": str(folder)}
+    values = {key: _filled(value, names) for key, value in case.values.items()}
+    options = [
+        case.verb,
+        f"--config={case.config or study.config}",
+        f"--workdir={folder}",
+        f"--config.seed={seed}",
+        *(f"--config.{key}={value!r}" for key, value in values.items()),
+    ]
+    code = launch_apart(options, folder) if study.apart else launch(options)
+    return code or (launch(["export", f"--workdir={folder}"]) if case.export else 0)
+
+
+def launch(options: Sequence[str]) -> int:
+    """Runs `launch.py` with these options in this process; returns the exit code."""
+    from tljax.cli.main import main
+
+    return main(list(options))
+
+
+def launch_apart(options: Sequence[str], folder: Path) -> int:
+    """Runs `launch.py` in a process of its own; returns the exit code.
+
+    What it cost, {"seconds": wall clock, "peak_memory": bytes}, goes to `cost.json` in the run folder. A run that is
+    finished keeps the cost that it had; of one that was killed before, only the last part counts.
+    """
+    begun = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "launch.py", *options], cwd=HERE.parent)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    path = folder / "cost.json"
+    if process.returncode == 0 and not path.is_file():
+        # Linux counts in kibibytes.
+        cost = {"seconds": round(time.perf_counter() - begun, 1), "peak_memory": usage.ru_maxrss * 1024}
+        path.write_text(json.dumps(cost) + "\n", encoding="utf8")
+    return process.returncode
+
+
+def _filled(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
-        return {key: _filled(each, before, seed) for key, each in value.items()}
-    return value.replace("{after}", str(before)).replace("{seed}", str(seed)) if isinstance(value, str) else value
+        return {key: _filled(each, names) for key, each in value.items()}
+    if isinstance(value, str):
+        for name, text in names.items():
+            value = value.replace(name, text)
+    return value
 
 
 def folder_of(workdir: Path, name: str, seed: int) -> Path:
@@ -132,6 +192,7 @@ def record_of(case: Case, seed: int, folder: Path) -> dict[str, Any]:
     logged = found.of("train")
     if logged and logged[-1]["metrics"]:
         metrics["training"] = logged[-1]["metrics"]
+    cost = folder / "cost.json"
     return {
         "case": case.name,
         "seed": seed,
@@ -139,6 +200,7 @@ def record_of(case: Case, seed: int, folder: Path) -> dict[str, Any]:
         "steps": ends[-1]["step"] if ends else 0,
         "seconds": round(ends[-1].get("seconds", 0.0), 1) if ends else 0.0,
         "live_parameters": found.inspect.get("total", {}).get("live_at_end", 0),
+        **(json.loads(cost.read_text(encoding="utf8")) if cost.is_file() else {}),
     }
 
 
@@ -160,12 +222,14 @@ def keep(study: Study, record: Mapping[str, Any]) -> None:
 def measured(study: Study, records: Sequence[Mapping[str, Any]]) -> str:
     """The table in Markdown: mean ± standard deviation over the seeds, with their number."""
     titles = ["", *(column.title for column in study.columns), "seeds", "live parameters", "steps", "seconds a run"]
+    titles += ["peak memory, GB"] if study.apart else []
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for name in dict.fromkeys(record["case"] for record in records):
         rows = [record for record in records if record["case"] == name]
         cells = [name, *(_cell(rows, column) for column in study.columns), str(len(rows))]
         cells += [f"{rows[0]['live_parameters']:,}" if rows[0]["live_parameters"] else "–", f"{rows[0]['steps']:,}"]
         cells.append(f"{statistics.median(row['seconds'] for row in rows):.0f}")
+        cells += [f"{statistics.median(row['peak_memory'] for row in rows) / 1e9:.2f}"] if study.apart else []
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """The studies: what a README shows is what the committed records say."""
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,36 @@ def test_a_table_has_means_and_deviations(tmp_path):
     study.write_table(readme, table)
     study.write_table(readme, table)
     assert study.table_in(readme) == table and readme.read_text().endswith("\nend\n")
+
+
+def test_what_has_a_record_is_not_run_again_unless_something_starts_from_it(tmp_path, monkeypatch):
+    cases = (study.Case("first", export=True), study.Case("second", {"x": "{after}/export"}, after="first"))
+    made, ran = study.Study("made", "config.py", cases, (), seeds=2), []
+    (tmp_path / "made").mkdir()
+    monkeypatch.setattr(study, "HERE", tmp_path)
+    monkeypatch.setattr(study, "launch", lambda options: ran.append((options[0], options[-1])) or 0)
+    record = lambda case, seed, folder: {"case": case.name, "seed": seed}  # noqa: E731
+    monkeypatch.setattr(study, "record_of", record)
+    for case, seed in ((cases[0], 0), (cases[0], 1), (cases[1], 1)):
+        study.keep(made, record(case, seed, None))
+    assert study.run(made, tmp_path / "runs", 2, None, missing=True) == 0
+    first = study.folder_of(tmp_path / "runs", "first", 0)
+    assert ran == [
+        ("train", "--config.seed=0"),
+        ("export", f"--workdir={first}"),
+        ("train", f"--config.x={str(first / 'export')!r}"),
+    ], "of the first case only the run that the second still needs"
+    ran.clear()
+    assert study.run(made, tmp_path / "runs", 2, None, missing=True) == 0 and not ran
+    assert len(study.read(made)) == 4
+
+
+def test_a_run_apart_leaves_its_cost(tmp_path):
+    for _ in range(2):
+        assert study.launch_apart(["list"], tmp_path) == 0
+        cost = json.loads((tmp_path / "cost.json").read_text())
+        assert 0 < cost["seconds"] < 300 and 1e7 < cost["peak_memory"] < 1e11
+        (tmp_path / "cost.json").write_text(json.dumps({**cost, "seconds": 299.0}))
+    assert json.loads((tmp_path / "cost.json").read_text())["seconds"] == 299.0, "what was measured first stays"
+    assert study.launch_apart(["train", "--config=nowhere.py", f"--workdir={tmp_path}"], tmp_path / "other") == 2
+    assert not (tmp_path / "other").exists()
