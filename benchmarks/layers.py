@@ -33,7 +33,7 @@ def program(who: str, workload: str) -> Callable[[int], None]:
     import jax
     import jax.numpy as jnp
 
-    from tljax.models.layers import depthwise
+    from tljax.models.convolution import depthwise
 
     def convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:
         if who == "ours":

@@ -1,6 +1,5 @@
 """Darknet detectors against OpenCV: every section and activation, heads, decoding; heads for other classes."""
 
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,6 @@ from tljax import load_pretrained
 from tljax.base.errors import UserError
 from tljax.checkpoints.adapt import adapt
 from tljax.models.forward import forward
-from tljax.models.layers import Conv
 from tljax.models.yolo import YoloConfig, configure, decode, from_centers, make_head
 
 OPENCV_THRESHOLD = 0.2
@@ -74,28 +72,6 @@ def test_a_head_for_other_classes_keeps_places_and_anchors(tmp_path):
     assert new.head.anchors == model.head.anchors
     _, scores = decode(outputs["raw"], new.head.anchors, (48, 64))
     assert 0.003 < float(scores.mean()) < 0.007  # 0.01 for an object, one half for a class
-
-
-def test_depthwise_convolutions_equal_xlas():
-    generator = np.random.default_rng(2)
-    x = jnp.asarray(generator.normal(size=(2, 9, 7, 4)), jnp.float32)
-    for size, stride, padding in (((3, 3), 1, 1), ((5, 3), 2, (2, 0)), ((1, 2), (2, 1), 0)):
-        layer = Conv(4, size, stride, padding, groups=4)
-        kernel = jnp.asarray(generator.normal(size=(*size, 1, 4)), jnp.float32)
-        pad = padding if isinstance(padding, tuple) else (padding, padding)
-        expected = partial(
-            jax.lax.conv_general_dilated,
-            window_strides=stride if isinstance(stride, tuple) else (stride, stride),
-            padding=[(p, p) for p in pad],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=4,
-        )
-        found = lambda x, kernel, layer=layer: layer.apply({"params": {"kernel": kernel}}, x)  # noqa: E731
-        values, pullbacks = zip(*(jax.vjp(run, x, kernel) for run in (found, expected)), strict=True)
-        assert np.allclose(*values, atol=1e-5)
-        gradient = jnp.asarray(generator.normal(size=values[0].shape), jnp.float32)
-        for mine, theirs in zip(*(pullback(gradient) for pullback in pullbacks), strict=True):
-            assert np.allclose(mine, theirs, atol=1e-5)
 
 
 def test_inputs_that_do_not_fit_are_refused():

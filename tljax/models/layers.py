@@ -5,8 +5,7 @@ The compute dtype is that of the parameters; statistics of norms and the softmax
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.models.adapters import beside, linear, matmul, whole, with_parallel
+from tljax.models.convolution import convolved
 from tljax.models.prompts import after_places, with_prefix, with_prompt
 from tljax.models.quantized import held
 
@@ -178,83 +178,8 @@ class Conv(nn.Module):
         return linear(self, x, kernel, bias, self._convolved)
 
     def _convolved(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        x, stride, padding = x.astype(kernel.dtype), _pair(self.stride), _pair(self.padding)
-        if 1 < self.groups == x.shape[-1] == self.features and self.dilation == 1:
-            return depthwise(x, kernel, stride=stride, padding=padding)
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=stride,
-            padding=[(p, p) for p in padding],
-            rhs_dilation=(self.dilation, self.dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
-
-
-def depthwise(x: jax.Array, kernel: jax.Array, *, stride: tuple[int, int], padding: tuple[int, int]) -> jax.Array:
-    """A convolution of every channel with a kernel of its own, (H, W, 1, C), as a sum of shifted products.
-
-    So is its gradient: by x it is such a convolution of the gradient with the kernel turned round, and by the kernel a
-    product with ones for each shift. On CPU XLA's own takes 40 times as long forward, and 15 times with the gradient
-    (`python -m benchmarks.layers`).
-    """
-    edges = tuple((p, p) for p in padding)
-    return _shifted(jnp.pad(x, ((0, 0), *edges, (0, 0))), kernel, stride)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _shifted(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    """The depthwise convolution of x, which has its padding."""
-    return sum(part * kernel[i, j, 0] for (i, j), part in _parts(x, kernel.shape[:2], stride))
-
-
-def _parts(x: jax.Array, kernel: Sequence[int], stride: Sequence[int]) -> Iterator[tuple[tuple[int, int], jax.Array]]:
-    """For each place (i, j) of the kernel, the pixels of x that meet it, (B, rows, columns, C)."""
-    ends = [(n - k) // s * s + 1 for n, k, s in zip(x.shape[1:3], kernel, stride, strict=True)]
-    for i, j in itertools.product(*map(range, kernel)):
-        yield (i, j), x[:, i : i + ends[0] : stride[0], j : j + ends[1] : stride[1]]
-
-
-def _shifted_forward(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> tuple[jax.Array, tuple]:
-    return _shifted(x, kernel, stride), (x, kernel)
-
-
-def _by_kernel(x: jax.Array, gradient: jax.Array, *, size: tuple[int, int], stride: tuple[int, int]) -> jax.Array:
-    """The gradient by the kernel, (H · W, C), float32.
-
-    Sums over all axes but the last are products with ones: XLA's own take several times as long on CPU.
-    """
-    channels = gradient.shape[-1]
-    ones = jnp.ones((1, gradient.size // channels), gradient.dtype)
-    parts = [(part * gradient).reshape(-1, channels) for _, part in _parts(x, size, stride)]
-    return jnp.concatenate([jnp.matmul(ones, part, preferred_element_type=jnp.float32) for part in parts])
-
-
-def _by_image(by_kernel: Callable[..., jax.Array], x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The sum of `by_kernel` of one image after another."""
-
-    def add(total: jax.Array, pair: tuple) -> tuple[jax.Array, None]:
-        return total + by_kernel(pair[0][None], pair[1][None]), None
-
-    start = jnp.zeros_like(jax.eval_shape(by_kernel, x, gradient))
-    return jax.lax.scan(add, start, (x, gradient))[0]
-
-
-def _shifted_backward(stride: tuple[int, int], kept: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = kept
-    size = kernel.shape[:2]
-    run = partial(_by_kernel, size=size, stride=stride)
-    # One image after another stays in a core's cache: 3 ms in the place of 17. Other devices take them at once.
-    sums = jax.lax.platform_dependent(x, gradient, cpu=partial(_by_image, run), default=run)
-    by_kernel = sums.reshape(kernel.shape).astype(kernel.dtype)
-    # Zeros between outputs that stand `stride` apart, around them, and for pixels beyond the last one.
-    pads = [(k - 1, k - 1 + (n - k) % s, s - 1) for n, k, s in zip(x.shape[1:3], size, stride, strict=True)]
-    wide = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
-    return _shifted(wide, kernel[::-1, ::-1], (1, 1)).astype(x.dtype), by_kernel
-
-
-_shifted.defvjp(_shifted_forward, _shifted_backward)
+        stride, padding = _pair(self.stride), _pair(self.padding)
+        return convolved(x, kernel, stride=stride, padding=padding, groups=self.groups, dilation=self.dilation)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
