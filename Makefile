@@ -18,6 +18,9 @@ endif
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m experiments.quickstart.run
 
+# Quick: most programs of the tests run for a moment, so XLA leaves out what would make them fast. `test-all` compiles as
+# users do.
+test: export TLJAX_TEST_COMPILE ?= quick
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long" -rs
 

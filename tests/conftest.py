@@ -4,7 +4,11 @@ import os
 from pathlib import Path
 
 # Before jax is imported: four simulated devices, for the tests of sharding.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+FLAGS = ["--xla_force_host_platform_device_count=4"]
+if os.environ.get("TLJAX_TEST_COMPILE") == "quick":
+    # Half the processor time of a suite that starts without a cache.
+    FLAGS += ["--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Equal programs are compiled once, whichever test and process comes first.

@@ -4,9 +4,12 @@
 """
 
 import math
+import statistics
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from experiments.study import Case, Column, Study, main
+from experiments.study import HERE, Case, Column, Study, main, read
 
 SHOTS = (1, 5, 10, 50)
 """Labelled images of each class."""
@@ -69,5 +72,29 @@ STUDY = Study(
 )
 
 
+def plot(records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the label-efficiency curves, test accuracy against labels a class, beside the README."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    panels = {"fine-tuned": ("from scratch", "fine-tuned"), "linear probe": ("untrained, linear probe", "linear probe")}
+    for panel, (title, (plain, how)) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
+        for line in (plain, *(f"{method}, {how}" for method in PRETRAININGS)):
+            found = [
+                [r["metrics"]["test"]["accuracy"] * 100 for r in records if r["case"] == f"{line}, {shots} a class"]
+                for shots in SHOTS
+            ]
+            means, deviations = (list(map(of, found)) for of in (statistics.fmean, statistics.stdev))
+            panel.errorbar(SHOTS, means, deviations, marker="o", capsize=3, label=line.partition(",")[0])
+        panel.set(title=title, xscale="log", xlabel="labels a class", xticks=SHOTS, xticklabels=SHOTS)
+        panel.minorticks_off()
+        panel.legend()
+    figure.axes[0].set_ylabel("test accuracy, %")
+    figure.savefig(HERE / STUDY.name / "curves.png", dpi=90)
+
+
 if __name__ == "__main__":
-    sys.exit(main(STUDY))
+    code = main(STUDY)
+    if not code:
+        plot(read(STUDY))
+    sys.exit(code)
