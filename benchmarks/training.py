@@ -1,14 +1,16 @@
-"""Steps of training a second: ours against PyTorch with transformers and peft, in turns, on the same batches.
+"""Steps of training a second: ours against PyTorch with transformers and peft, and Keras, in turns, on equal batches.
 
     python -m benchmarks.training [--only "head only, MiniLM"] [--rounds 7] [--any-load]
 
 Both sides have the same batch, precision (float32), dropout rates and optimizer (AdamW; SGD with momentum for
 ResNet-50). Ours is the step that `launch.py train` runs; its dropout masks come from rbg keys. PyTorch runs eager and
-under torch.compile, and the better one counts; its AdamW is the fused one. Weights are random, but for MiniLM. Results
-go to benchmarks/results/training.jsonl.
+under torch.compile, and the better one counts; its AdamW is the fused one. Keras runs on JAX, where it has the model
+(ResNet-50; it has no BERT and no ViT of its own). Weights are random, but for MiniLM. Results go to
+benchmarks/results/training.jsonl.
 """
 
 import csv
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +60,7 @@ STRATEGIES = {"full": {"fine_tune": {}}, "head": {"linear_probe": {}}, "lora": {
 def main() -> None:
     def turns(name: str) -> tuple[dict[str, int], tuple[str, ...]]:
         workload, peers = WORKLOADS[name], ("eager", "compiled")
+        peers += ("keras",) if workload.model == "resnet" else ()
         return dict.fromkeys(("ours", *peers, *workload.others), workload.steps), peers
 
     benchmark(
@@ -67,7 +70,7 @@ def main() -> None:
         program=lambda program, name: PROGRAMS[program](WORKLOADS[name]),
         turns=turns,
         rounds=7,
-        packages=("jax", "optax", "tljax", "torch", "transformers", "peft"),
+        packages=("jax", "optax", "tljax", "torch", "transformers", "peft", "keras"),
     )
 
 
@@ -183,6 +186,29 @@ def peer(workload: Workload, *, compiled: bool) -> Callable[[int], None]:
     return work
 
 
+def keras_peer(workload: Workload) -> Callable[[int], None]:
+    """Steps of training of Keras' own ResNet-50, on JAX."""
+    os.environ["KERAS_BACKEND"] = "jax"  # this is a process of its own
+    import keras
+
+    model = keras.applications.ResNet50(
+        weights=None, classes=CLASSES, input_shape=(224, 224, 3), classifier_activation=None
+    )
+    model.compile(
+        optimizer=keras.optimizers.SGD(1e-3, momentum=0.9),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=True,
+    )
+    batch = our_batch(workload)
+    pixels, targets = batch["inputs"]["pixel_values"], batch["targets"]
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            model.train_on_batch(pixels, targets)
+
+    return work
+
+
 def torch_model(workload: Workload) -> Any:
     """The model of transformers, with peft's adapters where they are asked for."""
     import torch
@@ -211,6 +237,7 @@ PROGRAMS = {
     "full": lambda workload: ours(workload._replace(strategy="full")),
     "eager": lambda workload: peer(workload, compiled=False),
     "compiled": lambda workload: peer(workload, compiled=True),
+    "keras": keras_peer,
 }
 
 

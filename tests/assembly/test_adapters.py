@@ -131,8 +131,15 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_run_goes_on_and_ends_as_the_undisturbed_one(config, tmp_path):
-    strategy = {"lora": {"rank": 2, "dropout": 0.3}, "lp_ft": {"probe": 2, "unit": "steps"}}
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"lora": {"rank": 2, "dropout": 0.3}, "lp_ft": {"probe": 2, "unit": "steps"}},
+        {"lora": {"rank": 2}, "quantize": {"kind": "int8"}},
+    ],
+    ids=["in phases", "beside eight bits"],
+)
+def test_a_killed_run_goes_on_and_ends_as_the_undisturbed_one(config, tmp_path, strategy):
     chosen, display = {**config, "strategy": strategy, "train": {**config["train"], "cache": "off"}}, Display()
     once = train(make_job(build(chosen)), tmp_path / "once", display=display)
     job = make_job(build(chosen))
