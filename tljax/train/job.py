@@ -13,6 +13,7 @@ from tljax.base.errors import UserError
 from tljax.checkpoints.run import RunCheckpoints
 from tljax.train import hooks
 from tljax.train.display import Display
+from tljax.train.lock import owned
 from tljax.train.loop import run_loop
 from tljax.train.records import Records, plain
 from tljax.train.settings import Settings
@@ -97,10 +98,16 @@ def train(job: Job, workdir: Path, *, display: Display) -> Result:
     """Trains `job` in `workdir`, from its newest intact checkpoint if there is one.
 
     Raises:
-      UserError: the workdir belongs to another config, another pretrained tree or another live set.
+      UserError: the workdir belongs to another config, another pretrained tree or another live set, or another process
+        is at work in it.
       RunError: the loss is not finite, or the disk is full; the checkpoints are intact.
     """
     workdir = Path(workdir)
+    with owned(workdir, say=display.say):
+        return _owning(job, workdir, display)
+
+
+def _owning(job: Job, workdir: Path, display: Display) -> Result:
     claim(workdir, job.config, job.digests, job.summary)
     checkpoints = RunCheckpoints(workdir / "checkpoints", keep_last=job.settings.keep_last, say=display.say)
     best = hooks.Best(*job.main, job.settings.patience)
