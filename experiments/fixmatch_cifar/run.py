@@ -40,11 +40,14 @@ SCRATCH = {
 
 
 def _cases(network: str, more: dict, methods: dict) -> list[Case]:
-    few = [Case(f"{name}, 4 a class{network}", {**values, **more}) for name, values in methods.items()]
-    return [
-        *few,
-        *(Case(f"{name}, 10 a class{network}", {**values, **more, **MORE}) for name, values in methods.items()),
-    ]
+    found = []
+    for shots, extra in ((4, {}), (10, MORE)):
+        for name, values in methods.items():
+            # Labels alone have no unlabelled stream, of which `more` could say anything.
+            alone = "data.unlabelled" in values
+            fitting = {k: v for k, v in more.items() if not (alone and k.startswith("data.unlabelled."))}
+            found.append(Case(f"{name}, {shots} a class{network}", {**values, **fitting, **extra}))
+    return found
 
 
 STUDY = Study(
