@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -125,6 +126,12 @@ def output_shapes(
       inputs: shapes to use in place of the family's own, by name.
     """
     inputs = {**get_family(model.family).inputs(model.config), **(inputs or {})}
+    return dict(_output_shapes(model, hidden_states, tuple(sorted(inputs.items(), key=lambda item: item[0]))))
+
+
+@lru_cache(maxsize=64)
+def _output_shapes(model: Model, hidden_states: bool, inputs: tuple) -> Mapping[str, Any]:
+    """Kept, because a trace of a large model takes seconds, and a run asks for the same one several times."""
 
     def run(inputs):
         return forward(model, init_variables(model, jax.random.key(0)), inputs, hidden_states=hidden_states)[0]
