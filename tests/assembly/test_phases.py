@@ -112,7 +112,7 @@ def killed_at(job, step):
     return job._replace(before=before)
 
 
-@pytest.mark.parametrize("kills", [(2,), pytest.param(range(1, STEPS), marks=pytest.mark.long)], ids=["one", "all"])
+@pytest.mark.parametrize("kills", [(2, 3), pytest.param(range(1, STEPS), marks=pytest.mark.long)], ids=["some", "all"])
 def test_a_run_that_was_killed_in_any_phase_ends_as_the_undisturbed_one(config, tmp_path, capsys, kills):
     chosen, display = {**config, "strategy": {**GRADUAL, "ema": {"decay": 0.9}, "l2_sp": {}, "mixout": {}}}, Display()
     once = train(make_job(build(chosen)), tmp_path / "once", display=display)

@@ -60,7 +60,7 @@ def test_equals_torch(options, size):
     assert len(ours["hidden_states"]) == len(options["widths"])
 
 
-@pytest.mark.parametrize("name", ["VGG16", pytest.param("VGG19", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["VGG16", "VGG19"])
 def test_equals_keras_at_full_depth(tmp_path, name):
     theirs = keras_model(name, include_top=False)
     pretrained = load_pretrained(save_keras(theirs, tmp_path), family="vgg")

@@ -1,6 +1,5 @@
 """Darknet detectors against OpenCV: every section and activation, heads, decoding; heads for other classes."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
