@@ -1,18 +1,46 @@
-"""A depthwise convolution as a sum of shifted products, against XLA's own operation.
+"""Convolutions of images in tljax's form, against XLA's own operation.
 
     python -m benchmarks.layers [--rounds 7] [--any-load]
 
-(4, 80, 80, 48) with a kernel of 3 × 3, float32. Results go to benchmarks/results/layers.jsonl.
+float32: (4, 80, 80, 48) with a depthwise kernel of 3 × 3, and two layers of ResNet-50 at 224 pixels and a batch of 8,
+(8, 56, 56, 256) → 64 by one pixel and (8, 56, 56, 64) → 64 by 3 × 3. Results go to benchmarks/results/layers.jsonl.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.measuring import benchmark
 
-SHAPE, KERNEL = (4, 80, 80, 48), (3, 3, 1, 48)
-TARGETS = {"depthwise convolution, forward": 10.0, "depthwise convolution, forward and backward": 4.0}
+
+class Layer(NamedTuple):
+    """Shapes of an input (B, H, W, C) and a kernel (h, w, C / groups, out); the output has the input's H and W."""
+
+    shape: tuple[int, ...]
+    kernel: tuple[int, ...]
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        return self.kernel[0] // 2, self.kernel[1] // 2
+
+    @property
+    def groups(self) -> int:
+        return self.shape[-1] // self.kernel[2]
+
+
+LAYERS = {
+    "depthwise convolution": Layer((4, 80, 80, 48), (3, 3, 1, 48)),
+    "convolution by one pixel": Layer((8, 56, 56, 256), (1, 1, 256, 64)),
+    "convolution by 3 × 3": Layer((8, 56, 56, 64), (3, 3, 64, 64)),
+}
+TARGETS = {
+    "depthwise convolution, forward": 10.0,
+    "depthwise convolution, forward and backward": 4.0,
+    "convolution by one pixel, forward and backward": 1.0,
+    "convolution by 3 × 3, forward and backward": 1.0,
+}
+"""Workload → the ratio to reach; 1 where the form must only not be slower."""
 COUNTS = {"ours": 20, "lax.conv": 5}
 
 
@@ -33,30 +61,33 @@ def program(who: str, workload: str) -> Callable[[int], None]:
     import jax
     import jax.numpy as jnp
 
-    from tljax.models.convolution import depthwise
+    from tljax.models.convolution import convolved
 
-    def convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    name, _, passes = workload.partition(", ")
+    layer = LAYERS[name]
+
+    def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
         if who == "ours":
-            return depthwise(x, kernel, stride=(1, 1), padding=(1, 1))
+            return convolved(x, kernel, padding=layer.padding, groups=layer.groups)
         return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=SHAPE[-1]
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=layer.groups
         )
 
     generator = np.random.default_rng(0)
-    x, kernel = (jnp.asarray(generator.normal(size=shape), jnp.float32) for shape in (SHAPE, KERNEL))
-    if workload.endswith("backward"):
-        gradient = jnp.asarray(generator.normal(size=SHAPE), jnp.float32)
+    x, kernel = (jnp.asarray(generator.normal(size=shape), jnp.float32) for shape in layer)
+    if passes.endswith("backward"):
+        gradient = jnp.asarray(generator.normal(size=(*layer.shape[:3], layer.kernel[-1])), jnp.float32)
 
         @jax.jit
-        def run(x: jax.Array, kernel: jax.Array) -> tuple:
-            y, pullback = jax.vjp(convolved, x, kernel)
+        def step(x: jax.Array, kernel: jax.Array) -> tuple:
+            y, pullback = jax.vjp(run, x, kernel)
             return y, pullback(gradient)
     else:
-        run = jax.jit(convolved)
+        step = jax.jit(run)
 
     def work(count: int) -> None:
         for _ in range(count):
-            jax.block_until_ready(run(x, kernel))
+            jax.block_until_ready(step(x, kernel))
 
     return work
 

@@ -1,4 +1,4 @@
-"""MNIST → MNIST-M: source only, five methods of adaptation, trained on the target.
+"""MNIST → MNIST-M: source only, five methods of adaptation, negatives of the images, trained on the target.
 
 `python -m experiments.dann_mnistm.run`
 """
@@ -9,23 +9,30 @@ from configs.dann_mnistm import HELD_OUT, SOURCE, TARGET, TEST
 from experiments.study import Case, Column, Study, main
 
 HELD = {"take": "held_out"}
-SOURCE_ONLY = {"train": SOURCE, "validation": {**SOURCE, **HELD}, "test": TEST}
+TESTS = {"validation": {**SOURCE, **HELD}, "test": TEST}
 LABELLED = {**TARGET, "hold_out": HELD_OUT}
 ON_TARGET = {"train": LABELLED, "validation": {**LABELLED, **HELD}, "test": TEST}
 LONGER = {"train.steps": 5000, "train.eval_every": 500, "method.ramp": 5000, "optim.clip": 1.0}
+# Drawn anew for every image of both domains: its negative in half of the cases, other brightness and contrast.
+CHANGED = {"augment": {"invert": 0.5, "brightness": 0.5, "contrast": 0.5}}
 ADVERSARY = {"ramp": 1000, "widths": (100,)}
 
 STUDY = Study(
     name="dann_mnistm",
     config="configs/dann_mnistm.py",
     cases=(
-        Case("source only", {"method": {"name": "supervised"}, "data": SOURCE_ONLY}),
+        Case("source only", {"method": {"name": "supervised"}, "data": {"train": SOURCE, **TESTS}}),
         Case("DANN"),
         Case("CDAN+E", {"method": {"name": "cdan", "entropy": True, **ADVERSARY}}),
         Case("DAN", {"method": {"name": "dan", "stages": 2}}),
         Case("Deep CORAL", {"method": {"name": "deep_coral", "place": "logits"}}),
         Case("MCC", {"method": {"name": "mcc"}}),
         Case("DANN, longer", LONGER, seeds=1),
+        Case(
+            "source only, changed",
+            {"method": {"name": "supervised"}, "data": {"train": {**SOURCE, **CHANGED}, **TESTS}},
+        ),
+        Case("DANN, changed", {"data": {"train": {**SOURCE, **CHANGED}, "target": {**TARGET, **CHANGED}, **TESTS}}),
         Case("trained on target", {"method": {"name": "supervised"}, "data": ON_TARGET}),
     ),
     columns=(

@@ -304,13 +304,18 @@ def test_cutout_covers_a_square_around_a_pixel(photo):
 def test_chances_are_kept(photo):
     record, plain = {"image": photo(8, 8)}, ImageProcessor(size=8, mean=0.0, std=1.0)
     before = plain.example(record)["pixel_values"]
-    for options, share in ((dict(gray=0.2), 0.2), (dict(blur=0.5), 0.5), (dict(hue=0.5, colour_chance=0.8), 0.8)):
+    hue = dict(hue=0.5, colour_chance=0.8)
+    drawn = ((dict(gray=0.2), 0.2), (dict(invert=0.3), 0.3), (dict(blur=0.5), 0.5), (hue, 0.8))
+    for options, share in drawn:
         ours = plain.replace(augment=options)
         seen = [ours.example(record, np.random.default_rng(i))["pixel_values"] for i in range(300)]
         changed = [not np.array_equal(x, before) for x in seen]
         assert abs(np.mean(changed) - share) < 0.09
         if "gray" in options:
             assert all(np.ptp(x, axis=-1).max() == 0 for x, is_gray in zip(seen, changed, strict=True) if is_gray)
+        if "invert" in options:
+            turned = [x for x, is_inverted in zip(seen, changed, strict=True) if is_inverted]
+            np.testing.assert_allclose(turned, [1 - before] * len(turned), atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", ["RGB", "BGR", "L"])

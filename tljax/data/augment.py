@@ -34,6 +34,8 @@ class Augment(NamedTuple):
       hue: the hue is turned by a share of the circle drawn evenly from −h to h; 0.5 is the most.
       colour_chance: share of the images that the four above change (SimCLR, Chen et al. 2020: 0.8).
       gray: share of the images whose colours are taken away.
+      invert: share of the images of which the negative is taken, after the colours and before RandAugment (French et
+        al. 2018, arXiv 1706.05208, flip intensities so, where one domain has dark signs on light and the other not).
       blur: share of the images that are blurred by a Gaussian, whose deviation is drawn evenly from `blur_sigma`.
       blur_sigma: (least, most), in pixels of the final size.
       randaugment: (count, magnitude): that many changes, one after another, each drawn from the thirteen of
@@ -52,6 +54,7 @@ class Augment(NamedTuple):
     hue: float = 0.0
     colour_chance: float = 1.0
     gray: float = 0.0
+    invert: float = 0.0
     blur: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     randaugment: tuple[int, Any] | None = None
@@ -112,7 +115,7 @@ def _is_randaugment(x: Any) -> bool:
     return _between(0, STRONGEST)(x[1]) or _is_range(x[1], 0, STRONGEST)
 
 
-_SHARES = ("brightness", "contrast", "saturation", "colour_chance", "gray", "blur", "cutout")
+_SHARES = ("brightness", "contrast", "saturation", "colour_chance", "gray", "invert", "blur", "cutout")
 _IMAGE_CHECKS = (
     (("crop",), lambda x: isinstance(x, int) and x >= 0, "a whole number of pixels, 0 or above"),
     (
@@ -145,7 +148,7 @@ def changed_pixels(pixels: np.ndarray, augment: Augment, rng: np.random.Generato
     if augment.flip and rng.random() < 0.5:
         pixels = pixels[:, ::-1]
     colours = {name: getattr(augment, name) for name in COLOURS if getattr(augment, name)}
-    if colours or augment.gray or augment.blur or augment.randaugment is not None:
+    if colours or augment.gray or augment.invert or augment.blur or augment.randaugment is not None:
         image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
         pixels = np.asarray(_changed_image(image, colours, augment, rng)).reshape(pixels.shape)
     if augment.cutout:
@@ -162,6 +165,8 @@ def _changed_image(
             image = COLOURS[names[i]](image, rng.uniform(-colours[names[i]], colours[names[i]]))
     if augment.gray and rng.random() < augment.gray:
         image = image.convert("L").convert(image.mode)
+    if augment.invert and rng.random() < augment.invert:
+        image = ImageOps.invert(image)
     if augment.blur and rng.random() < augment.blur:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(*augment.blur_sigma)))
     if augment.randaugment is not None:

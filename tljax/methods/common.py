@@ -108,6 +108,18 @@ def mean_loss(values: jax.Array, weight: jax.Array, scale: Any = 1.0) -> Loss:
     return Loss(scale * jnp.sum(values * weight), jnp.sum(weight))
 
 
+def mean_over_places(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The mean of values (B, …) over the places of each example, tokens or pixels: (B,).
+
+    Args:
+      mask: (B, …), 0 at the places that count for nothing; None, or one of another shape (that of the tokens, for the
+        values of patches), where all count.
+    """
+    counts = jnp.ones(values.shape) if mask is None or mask.shape != values.shape else mask.astype(jnp.float32)
+    places = tuple(range(1, values.ndim))
+    return jnp.sum(values * counts, axis=places) / jnp.maximum(jnp.sum(counts, axis=places), 1e-9)
+
+
 def replace_leaves(params: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, Any]:
     """`params` with other values for the flat `leaves`, in the dtypes that it has: a teacher's tree."""
     flat = flatten(params)

@@ -12,7 +12,7 @@ import numpy as np
 
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.types import Method, Survey, Task
-from tljax.methods.common import mean_loss, negative_faults, supervised_loss
+from tljax.methods.common import mean_loss, mean_over_places, negative_faults, supervised_loss
 
 
 def delta(
@@ -58,16 +58,7 @@ def delta(
         chosen = chosen_states(shapes, teacher.shapes, states)
         if not attention:
             return {}, {}
-        ours, theirs = shapes.get("logits"), teacher.shapes.get("logits")
-        if ours is None or theirs is None or ours.shape[1:] != theirs.shape[1:]:
-            found = (
-                "has none" if theirs is None else f"has logits of shape (B, {', '.join(map(str, theirs.shape[1:]))})"
-            )
-            raise UserError(
-                "The attention of the method delta asks a classifier on the start's features which channels matter, "
-                f"and config.method.teacher {found}. Train a linear probe on these data, export it, and name the "
-                "export."
-            )
+        _check_classifier(shapes.get("logits"), teacher.shapes.get("logits"))
         return {}, {"attention": {str(i): jnp.ones(shapes["hidden_states"][i].shape[-1]) for i in chosen}}
 
     def loss(params, state, batches, rng, step):
@@ -121,6 +112,16 @@ def _check(teacher: Any, weight: float, states: Any, attention: Any, temperature
     raise_faults("The section config.method cannot be used:", faults)
 
 
+def _check_classifier(ours: Any, theirs: Any) -> None:
+    """That the teacher's logits, of this shape or None, are of the classes of the model's."""
+    if ours is None or theirs is None or ours.shape[1:] != theirs.shape[1:]:
+        found = "has none" if theirs is None else f"has logits of shape (B, {', '.join(map(str, theirs.shape[1:]))})"
+        raise UserError(
+            "The attention of the method delta asks a classifier on the start's features which channels matter, and "
+            f"config.method.teacher {found}. Train a linear probe on these data, export it, and name the export."
+        )
+
+
 def chosen_states(ours: Mapping[str, Any], theirs: Mapping[str, Any], states: Sequence[int] | None) -> tuple[int, ...]:
     """The numbers, from 0, of the hidden states to compare; `UserError` where there is none or shapes differ.
 
@@ -162,10 +163,7 @@ def feature_distance(
         )
     squares = jnp.square(h.astype(jnp.float32) - start.astype(jnp.float32))
     each = jnp.sum(squares if factors is None else squares * factors, axis=-1)
-    mask = ours.get("mask")
-    counts = jnp.ones(each.shape) if mask is None or mask.shape != each.shape else mask.astype(jnp.float32)
-    places = tuple(range(1, each.ndim))
-    return jnp.sum(each * counts, axis=places) / jnp.maximum(jnp.sum(counts, axis=places), 1e-9)
+    return mean_over_places(each, ours.get("mask"))
 
 
 def channel_weights(rises: np.ndarray, temperature: float = 1.0) -> np.ndarray:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.types import Loss, Method, Task
-from tljax.methods.common import class_count, mean_loss, supervised_loss
+from tljax.methods.common import class_count, mean_loss, mean_over_places, supervised_loss
 
 
 def distillation(
@@ -148,7 +148,4 @@ def hint_distance(
         )
     kernel, bias = (leaves[name].astype(jnp.float32) for name in ("kernel", "bias"))
     each = jnp.mean(jnp.square(ours.astype(jnp.float32) @ kernel + bias - theirs.astype(jnp.float32)), axis=-1)
-    mask = outputs.get("mask")
-    counts = jnp.ones(each.shape) if mask is None or mask.shape != each.shape else mask.astype(jnp.float32)
-    places = tuple(range(1, each.ndim))
-    return jnp.sum(each * counts, axis=places) / jnp.maximum(jnp.sum(counts, axis=places), 1e-9)
+    return mean_over_places(each, outputs.get("mask"))
