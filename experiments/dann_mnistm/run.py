@@ -15,6 +15,8 @@ ON_TARGET = {"train": LABELLED, "validation": {**LABELLED, **HELD}, "test": TEST
 LONGER = {"train.steps": 5000, "train.eval_every": 500, "method.ramp": 5000, "optim.clip": 1.0}
 # Drawn anew for every image of both domains: its negative in half of the cases, other brightness and contrast.
 CHANGED = {"augment": {"invert": 0.5, "brightness": 0.5, "contrast": 0.5}}
+BOTH_CHANGED = {"train": {**SOURCE, **CHANGED}, "target": {**TARGET, **CHANGED}, **TESTS}
+SLOWER = {"train.steps": 3000, "train.eval_every": 500, "method.ramp": 3000, "optim.clip": 1.0}
 ADVERSARY = {"ramp": 1000, "widths": (100,)}
 
 STUDY = Study(
@@ -32,7 +34,8 @@ STUDY = Study(
             "source only, changed",
             {"method": {"name": "supervised"}, "data": {"train": {**SOURCE, **CHANGED}, **TESTS}},
         ),
-        Case("DANN, changed", {"data": {"train": {**SOURCE, **CHANGED}, "target": {**TARGET, **CHANGED}, **TESTS}}),
+        Case("DANN, changed", {"data": BOTH_CHANGED}),
+        Case("DANN, changed, longer", {"data": BOTH_CHANGED, **SLOWER}),
         Case("trained on target", {"method": {"name": "supervised"}, "data": ON_TARGET}),
     ),
     columns=(
