@@ -3,10 +3,10 @@
     python -m benchmarks.training [--only "head only, MiniLM"] [--rounds 7] [--any-load]
 
 Both sides have the same batch, precision (float32), dropout rates and optimizer (AdamW; SGD with momentum for
-ResNet-50). Ours is the step that `launch.py train` runs; its dropout masks come from rbg keys. PyTorch runs eager and
-under torch.compile, and the better one counts; its AdamW is the fused one. Keras runs on JAX, where it has the model
-(ResNet-50; it has no BERT and no ViT of its own). Weights are random, but for MiniLM. Results go to
-benchmarks/results/training.jsonl.
+ResNet-50). Ours is the step that `launch.py train` runs; its dropout masks come from the generator of
+`tljax.base.randomness`, PyTorch's from its own. PyTorch runs eager and under torch.compile, and the better one counts;
+its AdamW is the fused one. Keras runs on JAX, where it has the model (ResNet-50; it has no BERT and no ViT of its own).
+Weights are random, but for MiniLM. Results go to benchmarks/results/training.jsonl.
 """
 
 import csv
