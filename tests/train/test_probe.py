@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tljax.base.errors import UserError
 from tljax.train.heads import Heads, drawn, orders, train_heads
-from tljax.train.probe import Probe, candidates, draws, fit, predict, standardized
+from tljax.train.probe import Probe, candidates, draws, logistic, predict, standardized
 
 
 @pytest.mark.parametrize(("C", "classes"), [(1.0, 5), (0.1, 2), (30.0, 3)])
@@ -17,7 +17,7 @@ def test_weights_equal_scikit_learns(C, classes):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(300, 20)).astype(np.float32)
     y = (x[:, :classes] + generator.normal(size=(300, classes))).argmax(1)
-    weights, info, _ = fit(x, y, classes, Probe(C=C, tolerance=1e-6))
+    ((weights, info),) = logistic(x, y, classes, Probe(C=C, tolerance=1e-6))
     reference = LogisticRegression(C=C, max_iter=5000, tol=1e-8).fit(x, y)
     assert info["iterations"] < 1000
     np.testing.assert_allclose(predict(weights, x)[:, 1:], reference.predict_proba(x)[:, 1:], atol=2e-3)
@@ -72,9 +72,9 @@ def test_a_path_of_penalties_ends_where_single_fits_do():
     found = candidates(Probe(C=(10.0, 0.01, 1.0), tolerance=1e-6), x, y, 4)
     assert [each.name for each in found] == ["C = 0.01", "C = 1", "C = 10"]
     for each, c in zip(found, (0.01, 1.0, 10.0), strict=True):
-        alone, _, _ = fit(x, y, 4, Probe(C=c, tolerance=1e-6))
+        ((alone, _),) = logistic(x, y, 4, Probe(C=c, tolerance=1e-6))
         np.testing.assert_allclose(each.weights["kernel"], alone["kernel"], atol=5e-3)
-    assert found[2].fit["iterations"] <= fit(x, y, 4, Probe(C=10.0, tolerance=1e-6))[1]["iterations"] + 2
+    assert found[2].fit["iterations"] <= logistic(x, y, 4, Probe(C=10.0, tolerance=1e-6))[0][1]["iterations"] + 2
 
 
 @pytest.mark.parametrize("count", [240, 8])

@@ -14,6 +14,8 @@ from tljax.train.heads import Heads, train_heads
 
 SAMPLERS = ("stratified", "mteb")
 SOLVERS = ("logistic", "ridge", "heads")
+BLOCK = 2**14
+"""Examples that are held in float64 at a time."""
 
 
 class Probe(NamedTuple):
@@ -93,11 +95,8 @@ def candidates(
     if probe.solver == "ridge":
         fitted = ridge(features, labels, classes, probe.strengths())
         return [Candidate(f"C = {c:g}", weights, {}) for c, weights in zip(probe.strengths(), fitted, strict=True)]
-    found, start = [], None
-    for c in probe.strengths():
-        weights, info, start = fit(features, labels, classes, probe._replace(C=c), start=start)
-        found.append(Candidate(f"C = {c:g}", weights, info))
-    return found
+    fitted = logistic(features, labels, classes, probe)
+    return [Candidate(f"C = {c:g}", *found) for c, found in zip(probe.strengths(), fitted, strict=True)]
 
 
 def draws(probe: Probe, labels: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -134,29 +133,59 @@ def _moments(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return train.mean(0), np.where(deviation > 0, deviation, 1)
 
 
-def fit(
-    features: jax.Array, labels: jax.Array, classes: int, probe: Probe, *, start: dict[str, Any] | None = None
-) -> tuple[dict[str, Any], dict[str, float], dict[str, Any]]:
-    """Multinomial logistic regression by L-BFGS, in float32.
+def logistic(
+    features: np.ndarray, labels: np.ndarray, classes: int, probe: Probe
+) -> list[tuple[dict[str, Any], dict[str, float]]]:
+    """Multinomial logistic regression for every `C`, the strongest penalty first, each from the weights of the last.
+
+    L-BFGS in float32, in the coordinates of the features' principal directions, each stretched by what the objective
+    bends along it while nothing is known: the Hessian is near the identity there, and a path takes a fraction of the
+    steps. Directions in which the features do not vary have no weights, as their penalty wants it; of wide features
+    there are no more than examples.
 
     Args:
       features: (examples, D).
       labels: (examples,), integers below `classes`.
       classes: Y.
-      probe: `C` (one number), `max_iterations`, `tolerance`.
-      start: what a fit with another `C` returned last; default zeros.
+      probe: `C`, `max_iterations`, `tolerance`.
 
     Returns:
-      ({"kernel": (D, Y), "bias": (Y,)}, {"iterations", "gradient", "loss"}, where another fit may start).
+      ({"kernel": (D, Y), "bias": (Y,)}, {"iterations", "gradient", "loss"}) of each; "gradient" is the largest
+      component by the weights as they are returned.
     """
+    mean, variances, directions = _principal(features)
+    given = [jnp.asarray(each, jnp.float32) for each in (directions, mean)]
+    turned = (jnp.asarray(features, jnp.float32) - given[1]) @ given[0]
     # As in scikit-learn, two classes share one weight vector: the penalty falls on their difference.
     columns = classes if classes > 2 else 1
-    zeros = {"kernel": jnp.zeros((features.shape[1], columns)), "bias": jnp.zeros((columns,))}
-    start = zeros if start is None else start
-    weights, info = _minimise(
-        start, jnp.asarray(features, jnp.float32), labels, probe.C, probe.max_iterations, probe.tolerance
-    )
-    return _columns(weights), {name: float(value) for name, value in info.items()}, weights
+    bend = (1 - 1 / classes) / classes
+    weights = {"kernel": jnp.zeros((columns, len(variances))), "bias": jnp.zeros((columns,))}
+    found = []
+    for c in probe.strengths():
+        stretch = jnp.asarray(1 / np.sqrt(bend * variances + 1 / (c * len(features))), jnp.float32)
+        start = {"kernel": weights["kernel"] / stretch, "bias": weights["bias"]}
+        weights, info = _minimise(
+            start, turned, *given, jnp.asarray(labels), stretch, c, probe.max_iterations, probe.tolerance
+        )
+        kernel = jnp.asarray(directions @ np.asarray(weights["kernel"], np.float64).T, jnp.float32)
+        bias = weights["bias"] - given[-1] @ kernel
+        found.append((_columns({"kernel": kernel, "bias": bias}), {name: float(x) for name, x in info.items()}))
+    return found
+
+
+def _principal(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(mean (D,), mean squares around it along K directions (K,), these (D, K)) of (examples, D), in float64."""
+    mean = features.mean(0, dtype=np.float64)
+    if wide := features.shape[1] > features.shape[0]:
+        x = features - mean
+        products = x @ x.T
+    else:
+        blocks = (features[i : i + BLOCK] - mean for i in range(0, len(features), BLOCK))
+        products = sum(block.T @ block for block in blocks)
+    values, vectors = np.linalg.eigh(products / len(features))
+    kept = values > values.max() * len(values) * np.finfo(np.float32).eps ** 2
+    values, vectors = values[kept], vectors[:, kept]
+    return mean, values, x.T @ vectors / np.sqrt(values * len(features)) if wide else vectors
 
 
 def ridge(features: np.ndarray, labels: np.ndarray, classes: int, strengths: Sequence[float]) -> list[dict[str, Any]]:
@@ -180,23 +209,31 @@ def ridge(features: np.ndarray, labels: np.ndarray, classes: int, strengths: Seq
 
 
 @jax.jit
-def _minimise(start, features, labels, C, max_iterations, tolerance):
-    count = features.shape[0]
+def _minimise(start, turned, directions, mean, labels, stretch, C, max_iterations, tolerance):
+    """(weights in the turned coordinates, info), from `start` in the stretched ones.
+
+    Kernels are (Y, K) here, a row a class: on a CPU their gradient takes a quarter of the time that one of (K, Y) does.
+    """
+    count = turned.shape[0]
 
     def objective(weights):
-        full = _columns(weights)
-        logits = features @ full["kernel"] + full["bias"]
+        kernel = stretch * weights["kernel"]
+        logits = turned @ kernel.T + weights["bias"]
+        logits = logits if len(kernel) > 1 else jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean() + 0.5 * jnp.sum(weights["kernel"] ** 2) / (C * count)
+        return losses.mean() + 0.5 * jnp.sum(kernel**2) / (C * count)
+
+    def largest(state):
+        gradient = optax.tree.get(state, "grad")
+        by_kernel = (gradient["kernel"] / stretch) @ directions.T + gradient["bias"][:, None] * mean
+        return jnp.maximum(jnp.max(jnp.abs(by_kernel)), jnp.max(jnp.abs(gradient["bias"])))
 
     solver = optax.lbfgs(memory_size=20)
     value_and_grad = optax.value_and_grad_from_state(objective)
 
     def going(carry):
         _, state, iteration = carry
-        gradient = optax.tree.get(state, "grad")
-        largest = jnp.max(jnp.stack([jnp.max(jnp.abs(g)) for g in jax.tree.leaves(gradient)]))
-        return (iteration == 0) | ((iteration < max_iterations) & (largest > tolerance))
+        return (iteration == 0) | ((iteration < max_iterations) & (largest(state) > tolerance))
 
     def body(carry):
         weights, state, iteration = carry
@@ -205,8 +242,8 @@ def _minimise(start, features, labels, C, max_iterations, tolerance):
         return optax.apply_updates(weights, updates), state, iteration + 1
 
     weights, state, iterations = jax.lax.while_loop(going, body, (start, solver.init(start), 0))
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(g)) for g in jax.tree.leaves(optax.tree.get(state, "grad"))]))
-    return weights, {"iterations": iterations, "gradient": largest, "loss": objective(weights)}
+    info = {"iterations": iterations, "gradient": largest(state), "loss": objective(weights)}
+    return {"kernel": stretch * weights["kernel"], "bias": weights["bias"]}, info
 
 
 def _columns(weights: dict[str, Any]) -> dict[str, Any]:
