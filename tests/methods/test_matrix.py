@@ -213,7 +213,7 @@ def traced(config: dict) -> None:
     assert not any(path.startswith("teacher/") for path in parts.state.live)
 
 
-def three_steps(config: dict) -> None:
+def assert_three_steps_train(config: dict) -> None:
     """Three steps: finite, the frozen leaves as they were, the live ones not all."""
     experiment = build(config)
     job = make_job(experiment)
@@ -229,7 +229,7 @@ def three_steps(config: dict) -> None:
 
 @pytest.mark.parametrize(("task", "method", "strategy"), COVER, ids=str)
 def test_a_pairwise_cover_runs(folder, task, method, strategy):
-    three_steps(config_of(folder, task, method, strategy))
+    assert_three_steps_train(config_of(folder, task, method, strategy))
 
 
 REST = [
@@ -242,4 +242,4 @@ REST = [
 @pytest.mark.long
 @pytest.mark.parametrize(("task", "method", "strategy"), REST, ids=str)
 def test_all_of_it_runs(folder, task, method, strategy):
-    three_steps(config_of(folder, task, method, strategy))
+    assert_three_steps_train(config_of(folder, task, method, strategy))

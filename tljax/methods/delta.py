@@ -77,6 +77,13 @@ def delta(
         found = {"task": supervised_loss(task, outputs, batch, name="delta"), "features": pull}
         return found, state, {"distance": distance.sum / jnp.maximum(distance.weight, 1e-9)}
 
+    survey = _attention(task, teacher, states, temperature) if attention else None
+    return Method(loss=loss, init=init, survey=survey, changes_inputs=True)
+
+
+def _attention(task: Task, teacher: Any, states: Sequence[int] | None, temperature: float) -> Survey:
+    """The pass over the data that gives each channel its factor, from the teacher alone."""
+
     def read(params, state, batch):
         inputs, targets = task.inputs(batch), task.targets(batch)
         weights = jnp.asarray(task.weights(batch), jnp.float32)
@@ -93,8 +100,7 @@ def delta(
         rises = {i: np.mean(rise, axis=0) for i, rise in found["train"].items() if i != "targets"}
         return {"attention": {i: channel_weights(rise, temperature) for i, rise in rises.items()}}
 
-    survey = Survey(("train",), read, digest, every="start") if attention else None
-    return Method(loss=loss, init=init, survey=survey, changes_inputs=True)
+    return Survey(("train",), read, digest, every="start")
 
 
 def _check(teacher: Any, weight: float, states: Any, attention: Any, temperature: float) -> None:
