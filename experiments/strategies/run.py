@@ -102,11 +102,13 @@ STUDY = Study(
 
 
 def plots(records: Sequence[Mapping[str, Any]]) -> None:
-    """Writes accuracy against live parameters and against seconds, a picture a data set, beside the README."""
+    """Writes accuracy against live parameters and against seconds, a picture a data set that has records."""
     from matplotlib.figure import Figure
 
     axes = (("live_parameters", "parameters that ever train"), ("seconds", "seconds of a run, start to end"))
     for index, name in enumerate(SETS):
+        if not any(record["case"].startswith(f"{name}: ") for record in records):
+            continue
         figure = Figure(figsize=(15, 7), layout="constrained")
         for panel, (key, label) in zip(figure.subplots(1, 2, sharey=True), axes, strict=True):
             for kind in (SMALL, FULL, PULLED, ADAPTED):
