@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
         clip=1.0,
     )
     config.data = dict(
-        train=dict(source="tljax:trec", split="train", processor=LENGTHS),
+        train=dict(source="tljax:trec", split="train", processor=LENGTHS, group_by_length=True),
         test=dict(source="tljax:trec", split="test", processor=LENGTHS),
     )
     config.train = dict(batch_size=32, epochs=2, eval_batch_size=64, eval_every=1000)

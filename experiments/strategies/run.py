@@ -67,8 +67,10 @@ WAYS = (
 )
 
 LENGTHS = {"max_length": 64, "lengths": (16, 24, 32, 64)}
+READ = {"split": "train", "processor": LENGTHS, "group_by_length": True}
+TREC = {"source": "tljax:trec", **READ}
 BANKING = {
-    "data.train": {"source": "tljax:banking77", "split": "train", "shots_per_class": 10, "processor": LENGTHS},
+    "data.train": {"source": "tljax:banking77", "shots_per_class": 10, **READ},
     "data.test": {"source": "tljax:banking77", "split": "test", "processor": LENGTHS},
     "train.epochs": 8,
 }
@@ -86,8 +88,9 @@ def case_of(name: str, way: Way) -> Case:
         "optim.head_rate": 1.0 if way.name == PROBE else HEAD_RATE / way.rate,
     }
     if way.cached:
-        # A cache of its own, so that its making is a part of what the run costs.
+        # A cache of its own, so that its making is a part of what the run costs; vectors in it have no lengths.
         values["train.cache"] = "{folder}/cache"
+        values["data.train"] = {**values.get("data.train", TREC), "group_by_length": way.name != PROBE}
     after = f"{name}: {way.after}" if way.after else None
     return Case(f"{name}: {way.name}", values, export=way.name == PROBE, after=after)
 
@@ -117,6 +120,7 @@ def plots(records: Sequence[Mapping[str, Any]]) -> None:
                 panel.scatter([x for _, x, _ in found], [100 * y for _, _, y in found], label=kind)
                 for way, x, y in found:
                     panel.annotate(way, (x, 100 * y), xytext=(4, 2), textcoords="offset points", fontsize=7)
+            panel.margins(x=0.2)
             panel.set_xscale("log")
             panel.set_xlabel(label)
         figure.axes[0].set_ylabel("test accuracy, %")

@@ -53,6 +53,14 @@ def assert_same_run(cached, config, *, close=2e-5):
     assert numbers == pytest.approx(expected_numbers, abs=1e-5)
 
 
+def test_examples_grouped_by_length_come_from_the_cache_in_the_same_batches(config):
+    grouped = {**config["data"]["train"], "group_by_length": True}
+    config = {**config, "data": {**config["data"], "train": grouped}, "strategy": LAST}
+    assert_same_run(with_cache(build(config), say=print), {**config, "train": {**config["train"], "cache": "off"}})
+    with pytest.raises(UserError, match="group_by_length asks for lengths"):
+        with_cache(build({**config, "strategy": PROBE}), say=print)
+
+
 @pytest.mark.parametrize(
     ("change", "start", "keys"),
     [

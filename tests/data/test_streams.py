@@ -283,3 +283,45 @@ def test_a_processor_may_make_the_targets_from_the_whole_record():
 def test_a_processor_without_random_changes_says_so(texts, tokens, options):
     with pytest.raises(UserError, match=r"texts: (the inputs of this task are made by Tagging|this task makes its)"):
         train_stream(texts, Tagging(tokens), batch_size=2, **options)
+
+
+@pytest.mark.parametrize("batch_size", [4, 23, 30])
+def test_texts_of_similar_length_come_together_and_none_is_lost(texts, tokens, batch_size):
+    options = dict(batch_size=batch_size, seed=3, group_by_length=True)
+    window = max(1, COUNT // batch_size)
+    whole = _take(train_stream(texts, tokens, **options), 6 * window)
+    for start in (1, window, 2 * window + 1):
+        for one, other in zip(
+            whole[start:], _take(train_stream(texts, tokens, start=start, **options), 3), strict=False
+        ):
+            _same(one, other)
+    # The same examples as without it in every window, and each place of the source equally often.
+    plain = _take(train_stream(texts, tokens, batch_size=batch_size, seed=3), 6 * window)
+    for first in range(0, 6 * window, window):
+        ours, theirs = (np.concatenate([b["index"] for b in each[first : first + window]]) for each in (whole, plain))
+        assert sorted(ours) == sorted(theirs)
+    lengths = [[7 * i % 50 for i in batch["index"]] for batch in whole]
+    if window > 1:
+        spread, usual = (np.mean([np.ptp([7 * i % 50 for i in b["index"]]) for b in each]) for each in (whole, plain))
+        assert spread < usual / 2
+        widths = [batch["inputs"]["input_ids"].shape[1] for batch in whole]
+        assert sum(widths) < sum(batch["inputs"]["input_ids"].shape[1] for batch in plain)
+        ascending = [max(each) for each in lengths[:window]]
+        assert ascending != sorted(ascending) or [max(each) for each in lengths[window : 2 * window]] != ascending
+    workers = _take(train_stream(texts, tokens, workers=2, **options), 3)
+    for one, other in zip(whole, workers, strict=False):
+        _same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(shard=(0, 2)), "2 processes read the data"),
+        (dict(views={"weak": {"drop": 0.1}}), "views of an example may differ in length"),
+    ],
+)
+def test_what_cannot_be_grouped_by_length_is_refused(texts, images, tokens, options, message):
+    with pytest.raises(UserError, match=f"group_by_length(.|\n)*{message}"):
+        train_stream(texts, tokens, batch_size=4, group_by_length=True, **options)
+    with pytest.raises(UserError, match="inputs of images all have one size"):
+        train_stream(images, PIXELS, batch_size=4, group_by_length=True)

@@ -305,6 +305,8 @@ def _layout(experiment: Experiment, cut: _Cut, name: str, *, run: bool) -> _Layo
             fields[key] = Field(free, stored, given, fill)
             longest = _lengths(experiment.processors[name])[-1] if ragged else 0
             largest += fields[key].size_at(longest) * jnp.dtype(stored).itemsize
+    if experiment.entries[name].group_by_length and not any(-1 in field.shape for field in fields.values()):
+        faults.append(f"config.data.{name}.group_by_length asks for lengths, and what would be stored has none.")
     return _Layout(fields, carried, ragged, int(largest), faults)
 
 

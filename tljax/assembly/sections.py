@@ -35,6 +35,7 @@ class Entry(NamedTuple):
       class_weights: "balanced" weighs classes by n / (classes · count).
       episodes: of a stream that a method reads: dict(ways=…, shots=…, queries=…). Its batches are then episodes of
         few-shot learning, and batch_size a multiple of ways · (shots + queries).
+      group_by_length: examples of similar length come in one batch, which saves padding of texts and sounds.
       workers: processes that prepare batches; 0 prepares them in threads.
     """
 
@@ -56,6 +57,7 @@ class Entry(NamedTuple):
     batch_size: int | None = None
     class_weights: str | None = None
     episodes: Mapping[str, int] | None = None
+    group_by_length: bool = False
     workers: int = 0
 
     def check(self, name: str) -> "Entry":

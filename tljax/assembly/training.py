@@ -214,6 +214,7 @@ def _stream(experiment: Experiment, name: str, start: int, size: int) -> Iterato
         views={view: entry.views[view] for view in experiment.method.views.get(name, ())},
         class_weights=class_weights(source) if entry.class_weights else None,
         episodes=_episodes(experiment, name),
+        group_by_length=entry.group_by_length,
     )
 
 

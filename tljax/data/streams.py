@@ -23,7 +23,7 @@ from tljax.data.processors import Processor
 from tljax.data.records import read_many
 
 WINDOW = 64
-"""Batches of an evaluation that are sorted by length together: more save padding, and keep more examples in memory."""
+"""Batches that are sorted by length together: more save padding, and keep more examples in memory."""
 THREADS = 4
 ENDLESS = 2**48
 """Examples of a training stream."""
@@ -44,6 +44,7 @@ def train_stream(
     versions: int | None = None,
     class_weights: np.ndarray | None = None,
     episodes: Episodes | None = None,
+    group_by_length: bool = False,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[dict[str, Any]]:
     """Batches without end; each epoch is shuffled anew. The last batch of an epoch is filled up from the next one.
@@ -66,6 +67,8 @@ def train_stream(
       class_weights: (Y,), the weight of each class.
       episodes: the batches are whole episodes of this shape, drawn anew at each step; there are no epochs then. The
         order in an episode is class by class, its shots, then its queries.
+      group_by_length: whether examples of similar length come together, to save padding: those of 64 batches (of an
+        epoch, where that has fewer) are sorted, cut into batches, and these given in a random order.
       shard: (this process, processes): each gets its part of every batch. All batches then have one shape.
 
     Raises:
@@ -76,6 +79,8 @@ def train_stream(
     import grain
 
     this, shards = _check(source, batch_size, shard, start=start, workers=workers, episodes=episodes)
+    if group_by_length:
+        _check_lengths(source, processor, views, episodes, shards)
     if views and getattr(processor, "makes_targets", False):
         raise UserError(f"{source.name}: this task makes its targets from the inputs, so its examples have no views.")
     plain = processor.fixed_shape() if shards > 1 else processor
@@ -87,14 +92,32 @@ def train_stream(
         draw = EpisodeBatches(source, episodes, batch_size=batch_size, seed=seed, shard=(this, shards))
         chunks = grain.MapDataset.range(ENDLESS // batch_size).map(draw)
     else:
-        chunks = _shuffled_places(len(source.records), seed)[this::shards].batch(batch_size // shards, batch_fn=list)
+        places = _shuffled_places(len(source.records), seed)[this::shards]
+        if group_by_length:
+            window = max(1, min(WINDOW, len(source.records) // batch_size))
+            batches = _Window(read, _Collate(processor, source), batch_size, seed)
+            return _grouped(places.batch(window * batch_size, batch_fn=list).map(batches), window, start, workers)
+        chunks = places.batch(batch_size // shards, batch_fn=list)
     # Places become examples a batch at a time: reading together is faster, and Grain's steps cost much an element.
     batches = chunks.map(_Batch(read, _Collate(processor, source), episodes.size if episodes else None))
-    stream = batches[start:].to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
+    return _prepared(batches[start:], workers, AHEAD)
+
+
+def _prepared(steps: Any, workers: int, ahead: int) -> Iterator[Any]:
+    """The elements of Grain's data set `steps`, of which so many are made ahead, in threads or in processes."""
+    import grain
+
+    stream = steps.to_iter_dataset(grain.ReadOptions(num_threads=min(THREADS, ahead), prefetch_buffer_size=ahead))
     if workers:
         _parse_flags()
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD))
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead))
     return iter(stream)
+
+
+def _grouped(windows: Any, window: int, start: int, workers: int) -> Iterator[dict[str, Any]]:
+    """The batches from step `start` on of Grain's data set of `windows`, each a list of so many."""
+    stream = _prepared(windows[start // window :], workers, 2)
+    return itertools.islice(itertools.chain.from_iterable(stream), start % window, None)
 
 
 def _shuffled_places(count: int, seed: int) -> Any:
@@ -292,6 +315,20 @@ class _Batch:
         return {**batch, "episode": np.array([place // self._size for place, _ in places], np.int32)}
 
 
+class _Window:
+    """Places → several batches of `size`, each of examples of similar length, in an order drawn by seed and place."""
+
+    def __init__(self, read: _Read, collate: "_Collate", size: int, seed: int):
+        self._read, self._collate, self._size, self._seed = read, collate, size, seed
+
+    def __call__(self, places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+        size_of = self._collate.processor.size_of
+        examples = sorted(self._read(places), key=lambda example: size_of(example["inputs"]))
+        batches = [examples[i : i + self._size] for i in range(0, len(examples), self._size)]
+        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, places[0][0]], np.uint64)))
+        return [self._collate(batches[i]) for i in rng.permutation(len(batches))]
+
+
 class _Collate:
     """Examples → a batch."""
 
@@ -358,6 +395,19 @@ def _check(
             faults.append(f"{name} is {value!r}, and must be a whole number from 0.")
     raise_faults("The stream cannot be made:", faults)
     return this, shards
+
+
+def _check_lengths(source: Source, processor: Processor, views: Any, episodes: Any, shards: int) -> None:
+    faults = []
+    if not hasattr(processor, "size_of"):
+        faults.append(f"the inputs of {source.name} all have one size.")
+    if views:
+        faults.append("the views of an example may differ in length.")
+    if episodes is not None:
+        faults.append("episodes are drawn, and not sorted.")
+    if shards > 1:
+        faults.append(f"{shards} processes read the data, whose batches all have one length.")
+    raise_faults("Examples cannot be grouped by length (group_by_length):", faults)
 
 
 def _parse_flags() -> None:
