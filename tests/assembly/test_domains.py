@@ -137,6 +137,12 @@ def test_the_record_and_its_warnings():
     (hardly,) = warnings_of(record)
     assert "hardly vary" in hardly
     json.dumps(plain(record))
+    for right, count in ((24, 1), (25, 0)):
+        source = {"start": fine["start"], "end": {**fine["end"], "right": np.arange(50) < right}}
+        record = record_of({"train": source, "target": fine}, pair, [], classes)
+        assert record["learnt"] == right / 50 and len(warnings_of(record)) == count
+    (lost,) = warnings_of({**record, "learnt": 0.37})
+    assert "only 37.0 % of train" in lost
 
 
 def test_stages_stand_in_depth_order():

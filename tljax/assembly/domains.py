@@ -42,6 +42,7 @@ def examiner(experiment: Experiment, frozen: Mapping[str, Any]) -> Callable[[Sta
     - `features`: the effective rank and the spread of these vectors, by domain;
     - `cka`: the linear CKA between start and end after each stage, of features averaged over tokens or pixels;
     - `predicted`: the class that most examples of a domain get, and their share, where the task tells classes;
+    - `learnt`: the accuracy on examples of the first domain, whose labels the method reads; None where there is none;
     - `entries`: the accuracy on the entries that no stream reads, where the head was trained before the run;
     - `warnings`: sentences, see `warnings_of`.
 
@@ -172,6 +173,7 @@ def record_of(
             for name in pair
             if "label" in found[name]["end"]
         },
+        "learnt": float(one["end"]["right"].mean()) if "right" in one["end"] else None,
         "entries": {},
     }
     for name in labelled:
@@ -207,12 +209,19 @@ def _known(value: float) -> float | None:
 def warnings_of(record: Mapping[str, Any]) -> list[str]:
     """What to be wary of: sentences.
 
-    Negative transfer: an accuracy that fell in the run by more than two standard errors of the difference. Collapse:
-    most of the target in one class, unless the source is nearly so; features of the target that hardly vary, or vary
-    along one line where there are more than two classes.
+    Not learnt: most examples of the source, whose labels are known, are predicted wrongly. Negative transfer: an
+    accuracy that fell in the run by more than two standard errors of the difference. Collapse: most of the target in
+    one class, unless the source is nearly so; features of the target that hardly vary, or vary along one line where
+    there are more than two classes.
     """
-    target = record["domains"][1]
-    found = [
+    source_name, target = record["domains"]
+    found = []
+    if record["learnt"] is not None and record["learnt"] < MOST:
+        found.append(
+            f"Not learnt: only {100 * record['learnt']:.1f} % of {source_name}, whose labels were given, are predicted "
+            f"rightly, so that figures of {target} say little."
+        )
+    found += [
         f"Negative transfer: on {name} the accuracy fell from {100 * entry['start']:.1f} % before the run to "
         f"{100 * entry['end']:.1f} % ({entry['examples']} examples)."
         for name, entry in record["entries"].items()
@@ -223,7 +232,7 @@ def warnings_of(record: Mapping[str, Any]) -> list[str]:
     if predicted and record["classes"] > 1 and predicted["share"] > share:
         found.append(
             f"Collapse: {100 * predicted['share']:.1f} % of {target} are predicted to be of one class, "
-            f"{predicted['class']}; of {record['domains'][0]} at most {100 * source['share']:.1f} %."
+            f"{predicted['class']}; of {source_name} at most {100 * source['share']:.1f} %."
         )
     features = record["features"][target]["end"]
     if features["spread"] < LEAST_SPREAD:

@@ -15,8 +15,11 @@ def read_many(records: Any, indices: Sequence[int]) -> list[dict[str, Any]]:
 
 def read_labels(records: Any) -> list[Any]:
     """The label of every record, None where it has none."""
-    if hasattr(records, "labels"):
-        return records.labels()
+    return records.labels() if hasattr(records, "labels") else labels_in_chunks(records)
+
+
+def labels_in_chunks(records: Any) -> list[Any]:
+    """The label of every record, from the records themselves."""
     places, labels = range(len(records)), []
     for start in range(0, len(records), CHUNK):
         labels += [record.get("label") for record in read_many(records, places[start : start + CHUNK])]

@@ -12,17 +12,28 @@ from tljax.base.errors import UserError
 from tljax.base.tables import suggest
 from tljax.base.types import Source
 from tljax.data.prepare import cache_dir, data_folder, prepared_folder, quiet
+from tljax.data.records import labels_in_chunks
 from tljax.data.roles import RAW, choose_columns, choose_split
 
 CLASSED = ("label", "tags", "labels", "mask")
 """The roles whose feature names the classes."""
 
 
-class TfdsRecords:
-    """The records of a TFDS data source under our names; `id` is the position where the set has none."""
+_LABELS: dict[tuple, list[Any]] = {}
+"""(Prepared split, column) → its labels. Several entries of a config often read one split, each for its own choice."""
 
-    def __init__(self, records: Any, columns: Mapping[str, str]):
-        self._records = records
+
+class TfdsRecords:
+    """The records of a TFDS data source under our names; `id` is the position where the set has none.
+
+    Args:
+      records: of TFDS.
+      columns: role → feature.
+      where: what tells the prepared split from all others.
+    """
+
+    def __init__(self, records: Any, columns: Mapping[str, str], where: tuple):
+        self._records, self._where = records, where
         self._roles = {"label" if role == "score" else role: name for role, name in columns.items()}
 
     def __len__(self) -> int:
@@ -33,6 +44,13 @@ class TfdsRecords:
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return [self._record(i, e) for i, e in zip(indices, self._records.__getitems__(indices), strict=True)]
+
+    def labels(self) -> list[Any]:
+        """All labels, None where there are none; read once in a process."""
+        key = (*self._where, self._roles.get("label"))
+        if key not in _LABELS:
+            _LABELS[key] = labels_in_chunks(self)
+        return _LABELS[key]
 
     def _record(self, index: int, example: Mapping[str, Any]) -> dict[str, Any]:
         return {"id": index, **{role: _plain(example[name], role) for role, name in self._roles.items()}}
@@ -139,7 +157,8 @@ def _open(
     names = next((_class_names(features[chosen[role]]) for role in CLASSED if role in chosen), None)
     if classes is not None and names is not None and tuple(classes) != names:
         raise UserError(f"{where} has its own classes {list(names)}; choose from them with `classes` of the entry.")
-    return Source(TfdsRecords(records, chosen), names, f"{where}/{split}")
+    written = (folder / "dataset_info.json").stat().st_mtime_ns
+    return Source(TfdsRecords(records, chosen, (str(folder), written, split)), names, f"{where}/{split}")
 
 
 def _is(feature: Any, kind: str) -> bool:
