@@ -48,11 +48,11 @@ def _take(stream, count: int) -> list[dict]:
     return list(itertools.islice(stream, count))
 
 
-def _same(first, second) -> None:
+def assert_same(first, second) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
         if isinstance(value, dict):
-            _same(value, second[name])
+            assert_same(value, second[name])
         else:
             assert value.dtype == second[name].dtype
             np.testing.assert_array_equal(value, second[name])
@@ -84,7 +84,7 @@ def test_starting_at_a_step_equals_getting_there(images):
     for start in (0, 1, 5, 9):
         later = _take(train_stream(images, PIXELS, start=start, **options), 3)
         for first, second in zip(whole[start : start + 3], later, strict=True):
-            _same(first, second)
+            assert_same(first, second)
 
 
 def test_augmentation_differs_between_epochs_and_seeds_and_rests_without_being_asked(images):
@@ -245,7 +245,7 @@ def test_workers_change_nothing(images, workers):
     alone = _take(train_stream(images, PIXELS, **options), 5)
     stream = train_stream(images, PIXELS, workers=workers, **options)
     for first, second in zip(alone, _take(stream, 5), strict=True):
-        _same(first, second)
+        assert_same(first, second)
 
 
 def test_a_worker_s_error_is_a_user_error_too(images):
@@ -294,7 +294,7 @@ def test_texts_of_similar_length_come_together_and_none_is_lost(texts, tokens, b
         for one, other in zip(
             whole[start:], _take(train_stream(texts, tokens, start=start, **options), 3), strict=False
         ):
-            _same(one, other)
+            assert_same(one, other)
     # The same examples as without it in every window, and each place of the source equally often.
     plain = _take(train_stream(texts, tokens, batch_size=batch_size, seed=3), 6 * window)
     for first in range(0, 6 * window, window):
@@ -310,7 +310,7 @@ def test_texts_of_similar_length_come_together_and_none_is_lost(texts, tokens, b
         assert ascending != sorted(ascending) or [max(each) for each in lengths[window : 2 * window]] != ascending
     workers = _take(train_stream(texts, tokens, workers=2, **options), 3)
     for one, other in zip(whole, workers, strict=False):
-        _same(one, other)
+        assert_same(one, other)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from tljax.base.errors import UserError
+from tljax.train import heads
 from tljax.train.heads import Heads, drawn, orders, train_heads
 from tljax.train.probe import Probe, candidates, draws, logistic, predict, standardized
 
@@ -23,6 +24,29 @@ def test_weights_equal_scikit_learns(C, classes):
     np.testing.assert_allclose(predict(weights, x)[:, 1:], reference.predict_proba(x)[:, 1:], atol=2e-3)
     if classes > 2:
         np.testing.assert_allclose(weights["kernel"], reference.coef_.T, atol=5e-3)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_wide_features_far_from_zero_have_scikit_learns_weights_too(classes):
+    # Fewer examples than features; features that do not vary; a mean that is much larger than the deviation.
+    generator = np.random.default_rng(2)
+    x = generator.normal(5.0, 1.0, (30, 80)).astype(np.float32)
+    x[:, :10] = 3.0
+    y = np.arange(30) % classes
+    ((weights, info),) = logistic(x, y, classes, Probe(C=1.0, tolerance=1e-6))
+    reference = LogisticRegression(C=1.0, max_iter=20000, tol=1e-10).fit(x.astype(np.float64), y)
+    assert info["iterations"] < 1000
+    np.testing.assert_allclose(predict(weights, x)[:, 1:], reference.predict_proba(x)[:, 1:], atol=2e-3)
+    if classes > 2:
+        np.testing.assert_allclose(weights["kernel"], reference.coef_.T, atol=5e-3)
+    np.testing.assert_allclose(np.asarray(weights["kernel"])[:10], 0, atol=1e-6)
+
+
+def test_features_that_tell_nothing_leave_the_shares_of_the_classes():
+    x, y = np.full((12, 5), 2.0, np.float32), np.array([0] * 6 + [1] * 4 + [2] * 2)
+    ((weights, _),) = logistic(x, y, 3, Probe(C=1.0, tolerance=1e-6))
+    assert not np.asarray(weights["kernel"]).any()
+    np.testing.assert_allclose(predict(weights, x), [[1 / 2, 1 / 3, 1 / 6]] * 12, atol=1e-4)
 
 
 def test_mteb_draws_shuffle_one_list_again_and_again():
@@ -139,3 +163,19 @@ def test_a_head_is_trained_by_adamw_on_its_own_labels():
 def test_mistakes_in_the_section_are_said(probe, message):
     with pytest.raises(UserError, match=message):
         candidates(probe, *data(), 4)
+
+
+def test_heads_in_blocks_are_those_of_one_block(monkeypatch):
+    x, y = data()
+    grid = Heads(learning_rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1), decays=(0.01,), steps=20, batch_size=64)
+    whole = train_heads(grid, x, y, 4)
+    # Two heads at a time: three blocks for five heads, the last one filled up.
+    monkeypatch.setattr(heads, "BLOCK", 2 * x.shape[1] * 4 * x.dtype.itemsize)
+    heads._train.clear_cache()
+    parts = train_heads(grid, x, y, 4)
+    heads._train.clear_cache()
+    assert [name for name, _, _ in parts] == [name for name, _, _ in whole]
+    for (_, ours, fit), (_, wanted, wanted_fit) in zip(parts, whole, strict=True):
+        assert fit["loss"] == pytest.approx(wanted_fit["loss"], rel=1e-5)
+        for name, leaf in wanted.items():
+            np.testing.assert_allclose(ours[name], leaf, atol=1e-5)

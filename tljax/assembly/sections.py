@@ -61,12 +61,14 @@ class Entry(NamedTuple):
     workers: int = 0
 
     def check(self, name: str) -> "Entry":
-        """Self, the entry `name`; raises `UserError` for versions of what is not changed at random."""
+        """Self, the entry `name`; raises `UserError` for wrong kinds of values, and versions of what stays."""
         faults, number = [], self.versions
         if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
             faults.append(f"versions is {number!r}; it must be a whole number from 1.")
         if number is not None and not self.augment:
             faults.append("versions are those of `augment`, which is not given.")
+        if not isinstance(self.group_by_length, bool):
+            faults.append(f"group_by_length is {self.group_by_length!r}; it must be True or False.")
         raise_faults(f"The entry config.data.{name} cannot be used:", faults)
         return self
 

@@ -1,4 +1,4 @@
-"""The random numbers of training: a generator whose bits cost next to nothing, and are the same on every device.
+"""The random numbers of training: a generator whose bits cost next to nothing, and do not depend on the mesh.
 
 Dropout draws a number for every activation. On a CPU jax's own generators take a fifth of a step of LoRA for them, and
 this one next to nothing (`python -m benchmarks.layers`). A number is a function of the key and of its place in the

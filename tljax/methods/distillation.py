@@ -54,18 +54,7 @@ def distillation(
     _check(teacher, temperature, soft, hint, hint_weight)
 
     def init(rng, shapes):
-        classes = class_count(task, shapes, "distillation")
-        theirs = teacher.shapes.get("logits")
-        if theirs is None or theirs.ndim != 2:
-            raise UserError(
-                "config.method.teacher gives no logits of classes: the method distillation needs a checkpoint with a "
-                "classifier, such as the export of a run that trained one."
-            )
-        if theirs.shape[-1] != classes:
-            raise UserError(
-                f"config.method.teacher tells {theirs.shape[-1]} classes apart, and the data have {classes}. The "
-                "teacher must have been trained on the classes of the data, in their order."
-            )
+        _check_classifier(teacher.shapes.get("logits"), class_count(task, shapes, "distillation"))
         return ({"hint": init_hint(rng, shapes, teacher.shapes, hint)} if hint is not None else {}), {}
 
     def loss(params, state, batches, rng, step):
@@ -110,6 +99,20 @@ def _check(teacher: Any, temperature: float, soft: float, hint: Any, hint_weight
     if soft == 0 and hint is None:
         faults.append("soft is 0 and there is no hint: nothing is learnt from the teacher. Use the method supervised.")
     raise_faults("The section config.method cannot be used:", faults)
+
+
+def _check_classifier(theirs: Any, classes: int) -> None:
+    """That the teacher's logits, of this shape or None, are of so many classes."""
+    if theirs is None or theirs.ndim != 2:
+        raise UserError(
+            "config.method.teacher gives no logits of classes: the method distillation needs a checkpoint with a "
+            "classifier, such as the export of a run that trained one."
+        )
+    if theirs.shape[-1] != classes:
+        raise UserError(
+            f"config.method.teacher tells {theirs.shape[-1]} classes apart, and the data have {classes}. The "
+            "teacher must have been trained on the classes of the data, in their order."
+        )
 
 
 def init_hint(

@@ -153,7 +153,7 @@ def logistic(
       ({"kernel": (D, Y), "bias": (Y,)}, {"iterations", "gradient", "loss"}) of each; "gradient" is the largest
       component by the weights as they are returned.
     """
-    mean, variances, directions = _principal(features)
+    mean, variances, directions = _principal(np.asarray(features))
     given = [jnp.asarray(each, jnp.float32) for each in (directions, mean)]
     turned = (jnp.asarray(features, jnp.float32) - given[1]) @ given[0]
     # As in scikit-learn, two classes share one weight vector: the penalty falls on their difference.
