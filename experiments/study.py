@@ -10,7 +10,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,8 +61,8 @@ class Study(NamedTuple):
       cases: the rows of its table.
       columns: of its table.
       seeds: of each case.
-      apart: whether each run is a process of its own, of which the seconds, from start to end, and the peak memory are
-        kept. Without, `seconds` are those of the training.
+      apart: whether each run is a process of its own, of which the processor's seconds and the peak memory are kept.
+        Without, `seconds` are those of the training.
     """
 
     name: str
@@ -150,17 +149,17 @@ def launch(options: Sequence[str]) -> int:
 def launch_apart(options: Sequence[str], folder: Path) -> int:
     """Runs `launch.py` in a process of its own; returns the exit code.
 
-    What it cost, {"seconds": wall clock, "peak_memory": bytes}, goes to `cost.json` in the run folder. A run that is
-    finished keeps the cost that it had; of one that was killed before, only the last part counts.
+    What it cost, {"seconds": of processors, "peak_memory": bytes}, goes to `cost.json` in the run folder: on one core
+    the seconds are those that pass where nothing else is at work. A run that is finished keeps the cost that it had; of
+    one that was killed before, only the last part counts.
     """
-    begun = time.perf_counter()
     process = subprocess.Popen([sys.executable, "launch.py", *options], cwd=HERE.parent)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     path = folder / "cost.json"
     if process.returncode == 0 and not path.is_file():
         # Linux counts in kibibytes.
-        cost = {"seconds": round(time.perf_counter() - begun, 1), "peak_memory": usage.ru_maxrss * 1024}
+        cost = {"seconds": round(usage.ru_utime + usage.ru_stime, 1), "peak_memory": usage.ru_maxrss * 1024}
         path.write_text(json.dumps(cost) + "\n", encoding="utf8")
     return process.returncode
 

@@ -7,8 +7,9 @@ import pytest
 from tests.tiny import save_config, save_csv, save_tiny_bert
 from tljax.assembly.caching import with_cache
 from tljax.assembly.experiment import build
+from tljax.assembly.facts import digests
 from tljax.assembly.phases import at
-from tljax.assembly.training import digests, make_job
+from tljax.assembly.training import make_job
 from tljax.base.errors import UserError
 from tljax.cli.config import load_config
 from tljax.cli.main import main

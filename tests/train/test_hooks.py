@@ -1,6 +1,8 @@
 """Hooks and records: the best value, patience, late metrics, records that are cut back."""
 
 import json
+import os
+import signal
 
 import jax.numpy as jnp
 import pytest
@@ -21,8 +23,8 @@ def records(tmp_path):
 def test_best_follows_the_direction_and_counts_its_patience():
     best = hooks.Best("loss", "min", patience=2)
     assert best.update(1, {"loss": 3.0}) and best.update(2, {"loss": 2.0})
-    assert not best.update(3, {"loss": 2.0}) and not best.exhausted
-    assert not best.update(4, {"loss": float("nan")}) and best.exhausted
+    assert not best.update(3, {"loss": 2.0}) and best.reason is None
+    assert not best.update(4, {"loss": float("nan")}) and "no better" in best.reason
     assert (best.value, best.step) == (2.0, 2)
     again = hooks.Best("loss", "min", patience=2)
     again.load(json.loads(json.dumps(best.as_dict())))
@@ -34,7 +36,15 @@ def test_a_misspelt_metric_lists_the_others():
         hooks.Best("acuracy", "max", None).update(1, {"accuracy": 1.0, "macro_f1": 1.0})
 
 
-def test_early_stopping_ends_the_loop_with_its_reason(records):
+@pytest.fixture
+def stop():
+    """As of a run: SIGTERM and SIGINT are noted, and not what they are elsewhere."""
+    opened = hooks.stop_on_signals()
+    yield opened
+    opened.undo()
+
+
+def test_early_stopping_ends_the_loop_with_its_reason(records, stop):
     values = iter([0.5, 0.6, 0.6, 0.6, 0.9])
     best, kept = hooks.Best("accuracy", "max", patience=2), []
     hook = hooks.evaluate(
@@ -45,10 +55,52 @@ def test_early_stopping_ends_the_loop_with_its_reason(records):
         last=100,
         keep=lambda step, state: kept.append(step),
         say=lambda line: None,
+        settle=lambda: None,
+        stop=stop,
+        due=[],
     )
     _, step, reason = run_loop(lambda s, b: (s, {}), 0, iter(range(100)), start=0, steps=100, hooks=[hook])
     assert (step, kept) == (8, [2, 4])
     assert reason == "no better accuracy for 2 evaluations"
+
+
+def test_a_signal_breaks_an_evaluation_off_which_is_then_due(records, stop):
+    order, due = [], []
+
+    def run(state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        order.append("the evaluation goes on")
+        return {"accuracy": 1.0}, {}
+
+    hook = hooks.evaluate(
+        run,
+        records,
+        hooks.Best("accuracy", "max", None),
+        every=3,
+        last=100,
+        keep=lambda step, state: order.append("kept"),
+        say=order.append,
+        settle=lambda: order.append("settled"),
+        stop=stop,
+        due=due,
+    )
+    _, step, reason = run_loop(lambda s, b: (s, {}), 0, iter(range(100)), start=0, steps=100, hooks=[hook])
+    assert (step, reason, due) == (3, "stopped by SIGTERM", [3])
+    assert order == ["settled"]
+    assert records.path.read_text() == ""
+
+
+def test_a_signal_elsewhere_lets_the_step_end(stop):
+    def step(state, batch):
+        if state == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return state + 1, {}
+
+    assert run_loop(step, 0, iter(range(100)), start=0, steps=100, hooks=[stop.hook])[1:] == (5, "stopped by SIGINT")
+    assert stop.received() == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):  # a second one does what it always does
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
 
 
 def _log(records, shown):
@@ -106,7 +158,7 @@ def test_the_last_step_is_saved_once():
 
 def test_records_are_cut_back_to_the_checkpoint(records):
     records.write("train", step=1, loss=jnp.float32(0.5))
-    offset = records.offset
+    offset = records.settled()
     records.write("train", step=2)
     records.truncate(offset)
     records.write("train", step=2, loss=2)

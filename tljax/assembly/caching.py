@@ -23,6 +23,7 @@ from tljax.base.errors import raise_faults
 from tljax.base.paths import flatten
 from tljax.base.types import Model, Source
 from tljax.checkpoints.digest import tree_digest
+from tljax.data.digest import record_bytes
 from tljax.data.prepare import cache_dir
 from tljax.data.streams import eval_stream
 from tljax.features.reading import Records, StoredProcessor
@@ -411,13 +412,7 @@ def _content(source: Source) -> tuple[str, list[Any], list[Any]]:
         record = source.records[i]
         labels.append(record.get("label"))
         ids.append(record.get("id"))
-        for key in sorted(record.keys() - {"label", "id"}):
-            value = record[key]
-            if isinstance(value, np.ndarray):
-                digest.update(f"{key}{value.dtype}{value.shape}".encode())
-                value = np.ascontiguousarray(value).tobytes()
-            value = value if isinstance(value, bytes) else repr(value).encode()
-            digest.update(f"{key}{len(value)}:".encode() + value)
+        digest.update(record_bytes(record, without=("label", "id")))
     return digest.hexdigest(), labels, ids
 
 

@@ -68,6 +68,7 @@ def make_phases(experiment: Experiment, steps: int) -> tuple[tuple[Phase, ...], 
         "batch_stats": experiment.variables["batch_stats"],
         "method": begun,
         "average": plan.average is not None,
+        "skip": experiment.settings.nonfinite == "skip",
     }
     leaves = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for path, x in ever.items()}
     anchored = ever.keys() & {*plan.pull, *plan.mixed}
@@ -113,6 +114,7 @@ def _phase(
         pull=experiment.plan.pull,
         mixed=experiment.plan.mixed,
         average=experiment.plan.average,
+        skip=settings.nonfinite == "skip",
     )
     jitted = jax.jit(
         step,

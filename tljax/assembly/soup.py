@@ -8,12 +8,13 @@ import jax
 import numpy as np
 
 from tljax.assembly.experiment import Experiment
+from tljax.assembly.facts import digests
 from tljax.assembly.running import evaluate_as_is, predictor
-from tljax.assembly.training import digests, summary, trained_variables
+from tljax.assembly.training import summary, trained_variables
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
 from tljax.checkpoints.run import RunCheckpoints
-from tljax.train.job import claim, differences
+from tljax.train.continuing import claim, differences
 from tljax.train.records import Records
 
 SHARES = tuple(i / 10 for i in range(11))

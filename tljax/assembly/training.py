@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tljax.assembly.caching import estimates
 from tljax.assembly.costs import full_step
 from tljax.assembly.domains import examiner
 from tljax.assembly.experiment import Experiment, used_paths
+from tljax.assembly.facts import digests, facts_of
 from tljax.assembly.phases import Phase, at, enter, make_phases, masters, phase_at, since, split_leaves
 from tljax.assembly.reading import stream_seed
 from tljax.assembly.running import evaluation_batches, predictor
@@ -23,7 +23,6 @@ from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
 from tljax.base.randomness import training_key
 from tljax.base.tables import call, suggest
-from tljax.checkpoints.digest import tree_digest
 from tljax.checkpoints.run import RunCheckpoints
 from tljax.data.episodes import Episodes
 from tljax.data.streams import train_stream
@@ -106,6 +105,7 @@ def make_job(experiment: Experiment) -> Job:
         return measured
 
     last = at(experiment, parts.phases[-1].start)
+    facts = facts_of(experiment)
     metric, direction = (experiment.task_of("validation") if "validation" in names else experiment.task).main
     return Job(
         config=experiment.config,
@@ -118,7 +118,8 @@ def make_job(experiment: Experiment) -> Job:
         evaluations={name: evaluation(name) for name in sorted(names, key=lambda n: n != "validation")},
         main=(settings.metric or metric, direction),
         schedule=parts.schedule,
-        digests=digests(experiment),
+        digests=digests(experiment, facts.pretrained),
+        facts=facts,
         summary=stage_table(experiment, parts.state.live, parts.frozen, optimizer_bytes(parts.state)),
         before=before,
         shapes=lambda done: phase_at(parts.phases, done).shapes,
@@ -237,17 +238,6 @@ def _episodes(experiment: Experiment, name: str) -> Episodes | None:
         ]
     raise_faults("The episodes of the config do not fit together:", faults)
     return shape
-
-
-def digests(experiment: Experiment) -> dict[str, str]:
-    """Digests of the pretrained tree (live leaves as they start) and of the live set."""
-    flat, plan, named = flatten(experiment.variables["params"]), experiment.plan, {}
-    for start in (0, *plan.changes):
-        since = f" from step {start}" if start else ""
-        for path in sorted(plan.live(start) - named.keys()):
-            named[path] = np.frombuffer(f"{path}{flat[path].shape}{since}".encode(), np.uint8)
-    stored = {**flat, **flatten(experiment.variables["batch_stats"])}
-    return {"pretrained": tree_digest(stored), "live": tree_digest(named)}
 
 
 def trained_variables(

@@ -42,6 +42,8 @@ class RunCheckpoints:
       folder: made by the first save.
       keep_last: newest steps that are kept; for each of them, the best step up to it is kept too, so that falling back
         from a damaged step never loses the best one.
+      keep_every: steps that are multiples of it are kept for good; None keeps none of them.
+      keep_best: so many of the steps that were the best when they were saved are kept, the newest of them.
       say: is given one line for everything a user should know; the default prints to stderr.
     """
 
@@ -50,10 +52,12 @@ class RunCheckpoints:
         folder: Path,
         *,
         keep_last: int = 2,
+        keep_every: int | None = None,
+        keep_best: int = 1,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
     ):
         self.folder = Path(folder).absolute()
-        self._keep_last = keep_last
+        self._keep_last, self._keep_every, self._keep_best = keep_last, keep_every, keep_best
         self._say = say
         self._writing: int | None = None
         self._tidied = False
@@ -92,7 +96,15 @@ class RunCheckpoints:
         """Whether a step is marked as the best."""
         return any(record["best"] for record in self._records().values())
 
-    def restore(self, template: Any, *, step: str | None = None, partial: bool = False) -> tuple[Any, dict[str, Any]]:
+    def newest(self) -> tuple[int, list[str], dict[str, Any]]:
+        """(step, names of the leaves, meta) of the newest complete step; there must be one. No array is read."""
+        records = self._records()
+        step = max(records)
+        return step, list(records[step]["leaves"]), records[step]["meta"]
+
+    def restore(
+        self, template: Any, *, step: str | None = None, partial: bool = False, lenient: bool = False
+    ) -> tuple[Any, dict[str, Any]]:
         """The newest intact checkpoint, or the newest one that was marked as the best.
 
         A damaged step is said, moved to `quarantine/`, and the one before is tried.
@@ -102,6 +114,8 @@ class RunCheckpoints:
             (the first device where it has none).
           step: None or "best".
           partial: leave what the template does not name unread (the optimizer's state, to predict).
+          lenient: as `partial`; and what the checkpoint does not hold, or in another shape, comes back as it stands in
+            the template.
 
         Returns:
           (state with the structure of `template`, `meta` as it was saved).
@@ -122,8 +136,9 @@ class RunCheckpoints:
             number = max(records)
             tried.add(number)
             saved = records[number]["leaves"]
-            wanted, treedef = _flat(template(number) if callable(template) else template)
-            if partial:
+            every, treedef = _flat(template(number) if callable(template) else template)
+            wanted = {name: spec for name, spec in every.items() if not lenient or _fits(saved.get(name), spec)}
+            if partial or lenient:
                 saved = {name: leaf for name, leaf in saved.items() if name in wanted}
             _check_leaves(self.folder / str(number), saved, wanted)
             try:
@@ -131,7 +146,7 @@ class RunCheckpoints:
             except Damaged as damage:
                 self._set_aside(number, str(damage))
                 continue
-            return jax.tree.unflatten(treedef, leaves.values()), records[number]["meta"]
+            return jax.tree.unflatten(treedef, {**every, **leaves}.values()), records[number]["meta"]
 
     def wait(self) -> None:
         """Returns when everything is on disk and what is no longer needed is gone; raises as `save`."""
@@ -228,7 +243,8 @@ class RunCheckpoints:
         records = self._records()
         steps = sorted(records)
         bests = [step for step in steps if records[step]["best"]]
-        kept = set(steps[-self._keep_last :])
+        kept = {*steps[-self._keep_last :], *bests[-self._keep_best :]}
+        kept |= {step for step in steps if self._keep_every and step % self._keep_every == 0}
         kept |= {max(candidates) for last in kept if (candidates := [s for s in bests if s <= last])}
         for step in steps:
             if step not in kept:
@@ -334,7 +350,7 @@ def _check_leaves(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, A
         "of another shape or type": [
             f"{name} ({_form(saved[name]['shape'], saved[name]['dtype'])} there, {_form(spec.shape, spec.dtype)} here)"
             for name, spec in wanted.items()
-            if name in saved and _form(saved[name]["shape"], saved[name]["dtype"]) != _form(spec.shape, spec.dtype)
+            if name in saved and not _fits(saved[name], spec)
         ],
     }
     faults = [f"  - {len(names)} {kind}: {_some(names, 20)}" for kind, names in kinds.items() if names]
@@ -343,6 +359,11 @@ def _check_leaves(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, A
             "\n".join([f"The checkpoint {folder} holds other leaves than this run trains:", *faults])
             + "\nUse the config that it was trained with, or another --workdir."
         )
+
+
+def _fits(saved: Mapping[str, Any] | None, spec: Any) -> bool:
+    """Whether a leaf was saved with the shape and dtype of `spec`."""
+    return saved is not None and _form(saved["shape"], saved["dtype"]) == _form(spec.shape, spec.dtype)
 
 
 def _form(shape: Any, dtype: Any) -> str:

@@ -67,6 +67,8 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     parser.add_argument("--greedy", action="store_true", help="soup: only runs that help on the validation data")
     parser.add_argument("--head", help="export: the one of several tasks whose head is kept")
     parser.add_argument("--adapter", action="store_true", help="export: the adapters alone, as peft writes them")
+    parser.add_argument("--allow", default="", help="train: sections of the config that may differ, as data,mesh")
+    parser.add_argument("--debug_nans", action="store_true", help="train: replay the step at which the run diverged")
     parser.add_argument("--split", help="evaluate: the entry of config.data; default: test, else validation")
     overrides, rest = _take_overrides(argv)
     known, unknown = parser.parse_known_args(rest)

@@ -50,9 +50,10 @@ def _mean(numbers: list[dict[str, float]]) -> dict[str, float]:
 
 def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, seconds: float) -> Path:
     """Config, records, weights and report of a probe, as of any run."""
-    from tljax.assembly.training import digests, save_probe, summary
+    from tljax.assembly.facts import digests
+    from tljax.assembly.training import save_probe, summary
     from tljax.reports.run import write_run_report
-    from tljax.train.job import claim
+    from tljax.train.continuing import claim
     from tljax.train.records import Records
 
     claim(workdir, experiment.config, digests(experiment), summary(experiment))

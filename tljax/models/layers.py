@@ -141,8 +141,8 @@ def normalised_by_batch(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(x (…, C) normalised over all axes but the last, times `scale`, plus `bias`; mean; biased variance), in float32.
 
-    Its gradient is written out: two sums over x and the gradient, and one pass that uses them. On a CPU that takes a
-    third less than what differentiating each operation gives.
+    Its gradient is written out: two sums over x and the gradient, and one pass that uses them. On a CPU that takes
+    less time than what differentiating each operation gives (`python -m benchmarks.layers`, batch norm).
     """
     return _normalised_forward(x, scale, bias, epsilon)[0]
 

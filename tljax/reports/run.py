@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tljax.base.files import write_whole
 from tljax.reports import plots
 from tljax.reports.domains import domain_sections
 from tljax.reports.html import Html, bar, cards, element, facts, page, picture, section, table
@@ -37,9 +38,7 @@ def write_run_report(folder: Path) -> Path:
         *_timing(run),
         *_config(run),
     ]
-    path = run.folder / "report.html"
-    path.write_text(page(run.folder.resolve().name, _subtitle(run), *body), encoding="utf8")
-    return path
+    return write_whole(run.folder / "report.html", page(run.folder.resolve().name, _subtitle(run), *body))
 
 
 def headline(run: Run) -> str:

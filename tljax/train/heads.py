@@ -15,8 +15,7 @@ from tljax.base.errors import raise_faults
 BETAS = (0.9, 0.999)
 """Of Adam (Kingma and Ba 2015), which every head has of its own; its ε is 1e-8."""
 BLOCK = 2**21
-"""Bytes of the kernels that train at a time on a CPU: with Adam's memory and the gradient they stay in its caches, and
-64 heads of 384 × 77 take less than half of the time that all at once do."""
+"""Bytes of the kernels that train at a time on a CPU: with Adam's memory and the gradient they stay in its caches."""
 
 
 class Heads(NamedTuple):

@@ -4,15 +4,17 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from tljax.base.errors import RunError, UserError
+from tljax.base.errors import UserError
 from tljax.base.tables import suggest
+from tljax.train.divergence import IN_A_ROW, Diverged, finite
 from tljax.train.loop import Hook
 from tljax.train.records import Records
 from tljax.train.state import State
@@ -22,9 +24,15 @@ SPEED_WINDOW = 50
 
 
 def log(
-    records: Records, *, every: int, schedule: Callable[[int], Any], show: Callable[..., None], folder: Path
+    records: Records,
+    *,
+    every: int,
+    schedule: Callable[[int], Any],
+    show: Callable[..., None],
+    folder: Path,
+    start: int = 0,
 ) -> tuple[Hook, Callable[[], None]]:
-    """Records the loss every `every` steps and stops the run at the first loss that is not finite.
+    """Records the loss every `every` steps; stops the run where a step is not finite, or records that it was skipped.
 
     Metrics are read one step late: while the host waits for those of one step, the device is at work on the next.
 
@@ -34,13 +42,14 @@ def log(
       schedule: step → learning rate.
       show: (step, loss, steps per second) → nothing; called for every step.
       folder: TensorBoard events are written here.
+      start: steps done before; events of later ones, written by a run that was killed, are dropped.
 
     Returns:
-      (hook, function that reads all pending metrics now).
+      (hook, function that reads all pending metrics now, and hands to the system what TensorBoard shows).
     """
     from tensorboardX import SummaryWriter
 
-    writer = SummaryWriter(str(folder))
+    writer = SummaryWriter(str(folder), purge_step=start + 1)
     pending: list[tuple[int, dict]] = []
     done: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
 
@@ -48,16 +57,13 @@ def log(
         if not pending:
             return
         step, metrics = pending.pop()
-        loss = float(metrics["loss"])
-        if not math.isfinite(loss):
-            raise RunError(
-                f"The loss is {loss} at step {step}. The checkpoints before it are intact; "
-                "lower config.optim.learning_rate, set config.optim.clip, or look at the batch of that step."
-            )
+        fine = finite(metrics)
+        if not fine:
+            _not_finite(step, metrics, records)
         done.append((step, time.monotonic()))
         rate = (step - done[0][0]) / max(done[-1][1] - done[0][1], 1e-9)
-        show(step, loss, rate)
-        if step % every == 0:
+        show(step, float(metrics["loss"]), rate)
+        if fine and step % every == 0:
             values = jax.tree.map(float, metrics)
             # The schedule counts updates from 0: step n was made with the rate of n - 1.
             values.update(learning_rate=float(schedule(step - 1)), steps_per_second=rate)
@@ -73,7 +79,86 @@ def log(
         read()
         writer.close()
 
-    return Hook(after, finish), read
+    def settle() -> None:
+        read()
+        writer.flush()
+
+    return Hook(after, finish), settle
+
+
+def _not_finite(step: int, metrics: Mapping[str, Any], records: Records) -> None:
+    """Records a step that was skipped; raises `Diverged` where steps are not, or too many were, one after another."""
+    what = "loss" if not math.isfinite(float(metrics["loss"])) else "gradient_norm"
+    found = f"The {what.replace('_', ' ')} is {float(metrics[what])} at step {step}"
+    cure = "lower config.optim.learning_rate, set config.optim.clip, or look at the batch of that step."
+    skipped = metrics.get("skipped")
+    if skipped is None:
+        raise Diverged(step, metrics, f"{found}. The checkpoints before it are intact; {cure}")
+    total, in_a_row = (int(skipped[name]) for name in ("total", "in_a_row"))
+    records.write("skipped", step=step, what=what, total=total)
+    if in_a_row >= IN_A_ROW:
+        raise Diverged(step, metrics, f"{found}, and {in_a_row} steps one after another were skipped; {cure}")
+
+
+class Interrupted(BaseException):
+    """A signal came where work may be left for later."""
+
+
+class Stop(NamedTuple):
+    """What ends a run on SIGINT or SIGTERM.
+
+    Attributes:
+      hook: ends the run after the present step.
+      received: () → the number of the signal that came, or None.
+      undo: puts the former handlers back.
+      interruptible: context in which a signal raises `Interrupted` at once.
+    """
+
+    hook: Hook
+    received: Callable[[], int | None]
+    undo: Callable[[], None]
+    interruptible: Callable[[], AbstractContextManager[None]]
+
+    @property
+    def reason(self) -> str | None:
+        """In words; None where no signal came."""
+        number = self.received()
+        return None if number is None else f"stopped by {signal.Signals(number).name}"
+
+
+def stop_on_signals() -> Stop:
+    """Ends the run after the present step on SIGINT or SIGTERM; a second signal ends the process at once."""
+    received: list[int] = []
+    inside: list[bool] = []
+    former = {}
+
+    def handle(number: int, frame: Any) -> None:
+        received.append(number)
+        undo()  # the next signal does what it always does
+        if inside:
+            raise Interrupted
+
+    def undo() -> None:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def interruptible() -> Iterator[None]:
+        if jax.process_count() > 1:  # one process alone may not leave what all do together
+            yield
+            return
+        if received:
+            raise Interrupted
+        inside.append(True)
+        try:
+            yield
+        finally:
+            inside.clear()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        former[number] = signal.signal(number, handle)
+    stop = Stop(Hook(), lambda: received[0] if received else None, undo, interruptible)
+    return stop._replace(hook=Hook(lambda step, state, metrics: stop.reason))
 
 
 class Best:
@@ -99,9 +184,10 @@ class Best:
         return False
 
     @property
-    def exhausted(self) -> bool:
-        """Whether patience has run out."""
-        return self.patience is not None and self.waited >= self.patience
+    def reason(self) -> str | None:
+        """Why the run stops, where patience has run out; else None."""
+        exhausted = self.patience is not None and self.waited >= self.patience
+        return f"no better {self.metric} for {self.waited} evaluations" if exhausted else None
 
     def as_dict(self) -> dict[str, Any]:
         """For the checkpoint and the records."""
@@ -122,8 +208,14 @@ def evaluate(
     last: int,
     keep: Callable[[int, State], None],
     say: Callable[[str], None],
+    settle: Callable[[], None],
+    stop: Stop,
+    due: list[int],
 ) -> Hook:
     """Evaluates on the validation split every `every` steps and at step `last`; keeps the best; stops when patient.
+
+    A signal breaks an evaluation off: it may take longer than a machine that is taken away grants. It is then due when
+    the run goes on.
 
     Args:
       run: state → (numbers, tables).
@@ -133,22 +225,38 @@ def evaluate(
       last: the final step, evaluated in any case.
       keep: (step, state) → nothing; called when the value is the best so far.
       say: prints one line.
+      settle: reads all pending metrics, whose records come before those of the evaluation.
+      stop: breaks off.
+      due: is given the step of an evaluation that was broken off.
     """
 
     def after(step: int, state: State, metrics: dict) -> str | None:
         if step % every and step != last:
             return None
-        numbers, tables = run(state)
+        settle()
+        try:
+            with stop.interruptible():
+                numbers, tables = run(state)
+        except Interrupted:
+            due.append(step)
+            return stop.reason
         records.evaluation(step, "validation", numbers, tables)
         say(f"step {step}: validation {best.metric} {numbers.get(best.metric, math.nan):.4f}")
         if best.update(step, numbers):
             keep(step, state)
-        return f"no better {best.metric} for {best.waited} evaluations" if best.exhausted else None
+        return best.reason
 
     return Hook(after)
 
 
-def save(write: Callable[[int, State], None], *, every: int, last: int, settle: Callable[[], None]) -> Hook:
+def save(
+    write: Callable[[int, State], None],
+    *,
+    every: int,
+    last: int,
+    settle: Callable[[], None],
+    saved: int | None = None,
+) -> Hook:
     """Saves every `every` steps and at step `last`, never a state whose loss was not finite.
 
     Args:
@@ -156,43 +264,18 @@ def save(write: Callable[[int, State], None], *, every: int, last: int, settle: 
       every: steps between checkpoints.
       last: the final step.
       settle: reads all pending metrics, and raises where one is not finite.
+      saved: the step that stands in the newest checkpoint.
     """
-    saved: list[int] = []
 
     def put(step: int, state: State) -> None:
-        if saved[-1:] != [step]:
+        nonlocal saved
+        if saved != step:
             settle()
             write(step, state)
-            saved.append(step)
+            saved = step
 
     def after(step: int, state: State, metrics: dict) -> None:
         if step % every == 0 or step == last:
             put(step, state)
 
     return Hook(after, put)
-
-
-def stop_on_signals() -> tuple[Hook, Callable[[], int | None], Callable[[], None]]:
-    """Ends the run after the present step on SIGINT or SIGTERM; a second signal ends it at once.
-
-    Returns:
-      (hook, signal number received or None, function that puts the former handlers back).
-    """
-    received: list[int] = []
-    former = {}
-
-    def handle(number: int, frame: Any) -> None:
-        received.append(number)
-        restore()  # the next signal does what it always does
-
-    def restore() -> None:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        former[number] = signal.signal(number, handle)
-
-    def after(step: int, state: State, metrics: dict) -> str | None:
-        return f"stopped by {signal.Signals(received[0]).name}" if received else None
-
-    return Hook(after), lambda: received[0] if received else None, restore

@@ -1,21 +1,32 @@
 """A job: everything that a run needs, as values and functions; and the life of a run from start or restore to end."""
 
-import json
+import errno
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from tljax.base.errors import UserError
+from tljax.base.errors import RunError, UserError
 from tljax.checkpoints.run import RunCheckpoints
-from tljax.train import hooks
+from tljax.train import divergence, hooks
+from tljax.train.continuing import (
+    Facts,
+    check_digests,
+    claim,
+    compared,
+    described,
+    notes,
+    refuse,
+    say_differences,
+)
 from tljax.train.display import Display
 from tljax.train.lock import owned
 from tljax.train.loop import run_loop
-from tljax.train.records import Records, plain
+from tljax.train.records import Records
 from tljax.train.settings import Settings
 from tljax.train.state import State
 
@@ -38,6 +49,7 @@ class Job(NamedTuple):
       main: (metric that chooses, "max" or "min").
       schedule: step → learning rate.
       digests: {"pretrained": …, "live": …}; a restore refuses other ones.
+      facts: what the run trains from, on and with; a restore refuses others.
       summary: what `inspect.json` holds: the table of stages.
       examine: state → the record of kind "domains" at the end of the run; or None.
     """
@@ -55,6 +67,7 @@ class Job(NamedTuple):
     digests: Mapping[str, str]
     summary: Mapping[str, Any]
     shapes: Callable[[int], State]
+    facts: Facts = Facts()
     events: Mapping[int, str] = {}
     before: Callable[[int, State], State] = lambda step, state: state
     examine: Callable[[State], dict[str, Any]] | None = None
@@ -78,11 +91,6 @@ class Result(NamedTuple):
     metrics: dict[str, dict[str, float]]
 
 
-# Keys that may differ between the config of a workdir and the one that continues it: they change how long or how
-# often, not what.
-CONTINUABLE = ("steps", "epochs", "eval_every", "save_every", "log_every", "keep_last", "patience")
-
-
 class _Run(NamedTuple):
     """A job on its way: what the functions below share."""
 
@@ -94,34 +102,87 @@ class _Run(NamedTuple):
     display: Display
 
 
-def train(job: Job, workdir: Path, *, display: Display) -> Result:
+def train(job: Job, workdir: Path, *, display: Display, allow: Sequence[str] = ()) -> Result:
     """Trains `job` in `workdir`, from its newest intact checkpoint if there is one.
 
+    Args:
+      job: the run.
+      workdir: the run folder.
+      display: what a person sees.
+      allow: sections of the config that may differ from those with which the checkpoint was written.
+
     Raises:
-      UserError: the workdir belongs to another config, another pretrained tree or another live set, or another process
+      UserError: the workdir belongs to another config, pretrained tree, live set, data set or mesh, or another process
         is at work in it.
-      RunError: the loss is not finite, or the disk is full; the checkpoints are intact.
+      RunError: a loss or gradient is not finite, the disk is full, the place is gone; the checkpoints are intact.
+    """
+    with _opened(job, Path(workdir), display, allow) as run:
+        return _train(run, allow)
+
+
+def replay(job: Job, workdir: Path, *, display: Display) -> str:
+    """Takes the run to the step at which it diverged, and runs that one operation by operation.
+
+    The records are cut back to the checkpoint, as at any start; nothing else is written.
+
+    Returns:
+      a text that says where the first value that is not finite came from.
+
+    Raises:
+      UserError: no step was recorded, or as `train`.
     """
     workdir = Path(workdir)
-    with owned(workdir, say=display.say):
-        return _owning(job, workdir, display)
+    step = divergence.last_kept(workdir)
+    with _opened(job, workdir, display, ()) as run:
+        state, start, _ = _restored(run, ())
+        if start >= step:
+            raise UserError(f"The checkpoints in {workdir} are of step {start}, and step {step} is to be replayed.")
+        batches = job.batches(start)
+        for done in range(start, step - 1):
+            state, _ = job.step(job.before(done, state), next(batches))
+        state, (batch, same) = job.before(step - 1, state), divergence.kept_batch(workdir, step, next(batches))
+        found = divergence.locate(job.step, state, batch)
+    data = "" if same else " (the data give another batch now)"
+    if found is None:
+        return f"Step {step}, with its recorded batch{data}, is finite operation by operation; its fusions were not."
+    return f"Step {step}, with its recorded batch{data}: the first {found.what} is in {found.place}\n{found.message}"
 
 
-def _owning(job: Job, workdir: Path, display: Display) -> Result:
-    claim(workdir, job.config, job.digests, job.summary)
-    checkpoints = RunCheckpoints(workdir / "checkpoints", keep_last=job.settings.keep_last, say=display.say)
-    best = hooks.Best(*job.main, job.settings.patience)
-    run = _Run(job, workdir, Records(workdir), checkpoints, best, display)
+@contextmanager
+def _opened(job: Job, workdir: Path, display: Display, allow: Sequence[str]) -> Iterator[_Run]:
+    """The job in its folder, with everything that must be closed again; failures of the place become a `RunError`."""
     try:
-        return _train(run)
-    finally:
-        run.records.close()
-        checkpoints.close()
+        with owned(workdir, say=display.say):
+            claim(workdir, job.config, job.digests, job.summary, allow=allow)
+            kept = {name: getattr(job.settings, name) for name in ("keep_last", "keep_every", "keep_best")}
+            checkpoints = RunCheckpoints(workdir / "checkpoints", **kept, say=display.say)
+            best = hooks.Best(*job.main, job.settings.patience)
+            run = _Run(job, workdir, Records(workdir), checkpoints, best, display)
+            try:
+                yield run
+            finally:
+                run.records.close()
+                checkpoints.close()
+    except OSError as error:
+        if not _belongs(error, workdir):
+            raise
+        raise RunError(
+            f"The run folder {workdir} cannot be written or read: {error}. The checkpoints that stand there are "
+            "untouched; the same command continues from the newest once the place is in order."
+        ) from error
 
 
-def _train(run: _Run) -> Result:
+def _belongs(error: OSError, workdir: Path) -> bool:
+    """Whether the failure is one of the run folder: it names a path in it, or none (a write to an open file)."""
+    if error.filename is None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
+    return Path(os.fsdecode(error.filename)).absolute().is_relative_to(workdir.absolute())
+
+
+def _train(run: _Run, allow: Sequence[str]) -> Result:
     job, started = run.job, time.monotonic()
-    state, start, seconds = _restore(run)
+    state, start, meta = _restored(run, allow)
+    seconds = meta.get("seconds", 0.0)
 
     def elapsed() -> float:
         return seconds + time.monotonic() - started
@@ -131,23 +192,28 @@ def _train(run: _Run) -> Result:
             run.display.say(f"step {step}: {job.events[step]}")
         return job.before(step, state)
 
-    stop, received, undo = hooks.stop_on_signals()
+    stop = hooks.stop_on_signals()
     try:
         with run.display.progress(start, job.steps):
+            around, evaluate = _hooks(run, elapsed, stop, start, meta)
             state, step, reason = run_loop(
                 job.step,
                 state,
                 job.batches(start),
                 start=start,
                 steps=job.steps,
-                hooks=(*_hooks(run, elapsed), stop),
+                hooks=(*around, stop.hook),
                 before=before,
+                reason=evaluate(start, state, {}) if meta.get("due") else run.best.reason,
             )
+    except divergence.Diverged as error:
+        place = divergence.keep(run.workdir, error, job.batches(error.step - 1))
+        raise RunError(f"{error} The batch is in {place}; --debug_nans finds the operation.") from error
     finally:
-        undo()
+        stop.undo()
         run.checkpoints.wait()
-    if received() is not None:
-        return Result(state, step, reason, received(), {})
+    if stop.received() is not None:
+        return Result(state, step, reason, stop.received(), {})
     # A run that was finished before keeps the time that it took.
     return Result(state, step, reason, None, _conclude(run, state, step, elapsed() if step > start else seconds))
 
@@ -160,6 +226,7 @@ def tree_of(state: State) -> dict[str, Any]:
         "batch_stats": state.batch_stats,
         "method": state.method,
         "average": state.average,
+        "skipped": state.skipped,
     }
 
 
@@ -199,76 +266,67 @@ def load_trained(
         checkpoints.close()
 
 
-def claim(workdir: Path, config: Mapping[str, Any], digests: Mapping[str, str], summary: Mapping[str, Any]) -> None:
-    """Writes the run's config.json and inspect.json, or refuses a folder that holds another config."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / "config.json"
-    mine = plain(dict(config))
-    if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf8"))["config"]
-        differing = [line for line in differences(theirs, mine) if not line.startswith(_continuable())]
-        if differing:
-            listing = "\n".join(f"  - {line}" for line in differing)
-            raise UserError(
-                f"The workdir {workdir} belongs to another config. It differs in (there → here):\n{listing}\n"
-                "Give another --workdir, or remove this one."
-            )
-    devices = jax.devices()
-    content = {
-        "config": mine,
-        "digests": dict(digests),
-        "versions": {name: version(name) for name in ("tljax", "jax", "flax", "optax", "numpy")},
-        "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
-    }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf8")
-    (workdir / "inspect.json").write_text(json.dumps(plain(dict(summary)), indent=2) + "\n", encoding="utf8")
-
-
-def _continuable() -> tuple[str, ...]:
-    return tuple(f"train.{key}:" for key in CONTINUABLE)
-
-
-def differences(theirs: Any, mine: Any, path: str = "") -> list[str]:
-    """One line for each value that differs between two nested dicts."""
-    if isinstance(theirs, dict) and isinstance(mine, dict):
-        return [
-            line
-            for key in sorted({*theirs, *mine})
-            for line in differences(theirs.get(key), mine.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if theirs == mine else [f"{path}: {theirs!r} → {mine!r}"]
-
-
-def check_digests(digests: Mapping[str, str], meta: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint of another pretrained tree or another live set."""
-    for name, what in (("pretrained", "pretrained tree"), ("live", "set of live leaves")):
-        if meta["digests"][name] != digests[name]:
-            raise UserError(
-                f"The checkpoint was trained with another {what} "
-                f"(digest {meta['digests'][name]}, this one has {digests[name]})."
-            )
-
-
-def _restore(run: _Run) -> tuple[State, int, float]:
-    """(state, steps done, seconds spent before)."""
-    job = run.job
+def _restored(run: _Run, allow: Sequence[str]) -> tuple[State, int, dict[str, Any]]:
+    """(state, steps done, meta of the checkpoint, {} without one); records and the best so far are those of then."""
+    job, say = run.job, run.display.say
     if not run.checkpoints.steps():
         run.records.truncate(0)
-        return job.state, 0, 0.0
-    tree, meta = run.checkpoints.restore(lambda step: tree_of(job.shapes(step)))
-    check_digests(job.digests, meta)
-    run.records.truncate(meta["offset"])
-    run.best.load(meta["best"])
-    run.display.say(f"continuing from step {meta['step']} of {job.steps}")
-    return restored(job.state, tree, meta["step"]), meta["step"], meta["seconds"]
+        return job.state, 0, {}
+    now = described(job.config, job.facts)
+    partial = _check(run, now, allow)
+    tree, meta = run.checkpoints.restore(lambda step: tree_of(job.shapes(step)), lenient=partial)
+    if partial:
+        tree = _filled(tree, tree_of(job.state), say)
+    missing = run.records.truncate(meta["offset"])
+    if missing:
+        say(f"warning: {missing} bytes of {run.records.path} are missing; the lines that are left stay.")
+    if not partial:  # what was best was so with other leaves
+        run.best.load(meta["best"])
+    for line in notes(meta, now):
+        say(f"warning: {line}")
+    say(f"continuing from step {meta['step']} of {job.steps}")
+    return restored(job.state, tree, meta["step"]), meta["step"], meta
 
 
-def _hooks(run: _Run, elapsed: Callable[[], float]) -> list[hooks.Hook]:
+def _check(run: _Run, now: Mapping[str, Any], allow: Sequence[str]) -> bool:
+    """Refuses the newest checkpoint if it differs in what was not allowed; whether other leaves train than in it."""
+    job = run.job
+    step, leaves, meta = run.checkpoints.newest()
+    there = {name.removeprefix("live/") for name in leaves if name.startswith("live/")}
+    here = set(job.shapes(step).live)
+    found = compared(meta, there, here, run=now, digests=job.digests)
+    refuse(run.workdir, found, allow)
+    say_differences(found, run.display.say)
+    if there == here:
+        return False
+    if there - here or job.shapes(step) is not job.shapes(0):
+        raise UserError(
+            f"The run in {run.workdir} cannot go on with these leaves: what no longer trains would lose what it "
+            "learnt, and phases must be those of the checkpoint. Export the run, and start a new one from the export."
+        )
+    return True
+
+
+def _filled(tree: Any, first: Any, say: Callable[[str], None]) -> Any:
+    """`tree` with what the checkpoint does not hold as it is before the first step."""
+    own = jax.tree.map(lambda x, begun: begun if isinstance(x, jax.ShapeDtypeStruct) else x, tree, first)
+    count = sum(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree))
+    say(f"{count} arrays of leaves and optimizer begin anew, {len(jax.tree.leaves(tree)) - count} go on")
+    return own
+
+
+def _hooks(
+    run: _Run, elapsed: Callable[[], float], stop: hooks.Stop, start: int, restored: Mapping[str, Any]
+) -> tuple[list[hooks.Hook], Callable[[int, State, dict], str | None]]:
+    """(what happens around steps, what evaluates after one) of a run that was `restored`, or not, at step `start`."""
     job, records, best = run.job, run.records, run.best
+    due: list[int] = []
+    described_now = described(job.config, job.facts)
 
     def meta(step: int) -> dict[str, Any]:
-        fixed = {"step": step, "best": best.as_dict(), "digests": dict(job.digests)}
-        return {**fixed, "offset": records.offset, "seconds": round(elapsed(), 3)}
+        fixed = {"step": step, "best": best.as_dict(), "digests": dict(job.digests), "run": described_now}
+        more = {"due": True} if step in due else {}
+        return {**fixed, "offset": records.settled(), "seconds": round(elapsed(), 3), **more}
 
     log, settle = hooks.log(
         records,
@@ -276,6 +334,7 @@ def _hooks(run: _Run, elapsed: Callable[[], float]) -> list[hooks.Hook]:
         schedule=job.schedule,
         show=run.display.step,
         folder=run.workdir / "tensorboard",
+        start=start,
     )
 
     def keep_best(step: int, state: State) -> None:
@@ -286,22 +345,29 @@ def _hooks(run: _Run, elapsed: Callable[[], float]) -> list[hooks.Hook]:
         if best.step != step:  # the best was saved a moment ago
             run.checkpoints.save(step, tree_of(state), meta(step))
 
-    found = [log]
+    evaluate = hooks.Hook()
     if "validation" in job.evaluations:
-        evaluation = job.evaluations["validation"]
-        found.append(
-            hooks.evaluate(
-                evaluation, records, best, every=job.interval, last=job.steps, keep=keep_best, say=run.display.say
-            )
+        evaluate = hooks.evaluate(
+            job.evaluations["validation"],
+            records,
+            best,
+            every=job.interval,
+            last=job.steps,
+            keep=keep_best,
+            say=run.display.say,
+            settle=settle,
+            stop=stop,
+            due=due,
         )
     every = job.settings.save_every or job.interval
-    return [*found, hooks.save(save, every=every, last=job.steps, settle=settle)]
+    there = start if restored and not restored.get("due") else None
+    return [log, evaluate, hooks.save(save, every=every, last=job.steps, settle=settle, saved=there)], evaluate.after
 
 
 def _conclude(run: _Run, state: State, step: int, seconds: float) -> dict[str, dict[str, float]]:
     """The numbers of the chosen checkpoint on every split, recorded."""
     best, chosen, of_step = run.best, state, step
-    if run.checkpoints.has_best() and best.step != step:
+    if best.step not in (None, step):
         tree, meta = run.checkpoints.restore(lambda step: tree_of(run.job.shapes(step)), step="best")
         chosen, of_step = restored(run.job.state, tree, meta["step"]), meta["step"]
     metrics = {"validation": best.numbers} if best.step is not None else {}

@@ -31,6 +31,7 @@ def run_loop(
     steps: int,
     hooks: Iterable[Hook],
     before: Callable[[int, State], State] = lambda step, state: state,
+    reason: str | None = None,
 ) -> tuple[State, int, str | None]:
     """Trains from step `start` to `steps`.
 
@@ -42,11 +43,12 @@ def run_loop(
       steps: steps in all.
       hooks: in the order in which they run after each step.
       before: (steps done, state) → the state to take the next step from: a survey of the data, where one is due.
+      reason: to take no step at all; None trains.
 
     Returns:
       (state, steps done, reason to have stopped early or None).
     """
-    hooks, done, reason = tuple(hooks), start, None
+    hooks, done = tuple(hooks), start
     while done < steps and reason is None:
         state, metrics = step_fn(before(done, state), next(batches))
         done += 1

@@ -212,7 +212,8 @@ def ridge(features: np.ndarray, labels: np.ndarray, classes: int, strengths: Seq
 def _minimise(start, turned, directions, mean, labels, stretch, C, max_iterations, tolerance):
     """(weights in the turned coordinates, info), from `start` in the stretched ones.
 
-    Kernels are (Y, K) here, a row a class: on a CPU their gradient takes a quarter of the time that one of (K, Y) does.
+    Kernels are (Y, K) here, a row a class: on a CPU their gradient takes a fraction of the time that one of (K, Y)
+    does (`python -m benchmarks.layers`, gradient of a kernel).
     """
     count = turned.shape[0]
 

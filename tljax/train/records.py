@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from tljax.base.files import write_whole
+
 NAME = "metrics.jsonl"
 
 
 class Records:
     """An append-only file of JSON lines. A class because it owns an open file.
 
-    Each line is flushed when it is written. `offset` goes into a checkpoint; `truncate` takes a file back to it, so
+    Each line is flushed when it is written. `settled` goes into a checkpoint; `truncate` takes a file back to it, so
     that after a restore no record stands twice.
     """
 
@@ -33,20 +35,28 @@ class Records:
         for number, picture in enumerate(tables.get("pictures", ())):
             file = self.path.parent / "pictures" / f"{split}-{number}.png"
             file.parent.mkdir(exist_ok=True)
-            file.write_bytes(picture["png"])
+            write_whole(file, picture["png"])
             shown.append({"title": picture["title"], "file": f"pictures/{file.name}"})
         tables = {**tables, "pictures": shown} if shown else tables
         self.write("evaluate", step=step, split=split, metrics=metrics, tables=tables)
 
-    @property
-    def offset(self) -> int:
-        """Bytes written so far."""
+    def settled(self) -> int:
+        """Bytes written so far, all of them on the disk: a checkpoint may not tell of lines that get lost."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
         return self.path.stat().st_size
 
-    def truncate(self, offset: int) -> None:
-        """Drops everything after `offset` bytes."""
+    def truncate(self, offset: int) -> int:
+        """Drops everything after `offset` bytes; returns how many bytes before it are missing.
+
+        Where some are (the file was damaged, or removed), the whole lines that are left stay.
+        """
         self._file.flush()
+        missing = max(0, offset - self.path.stat().st_size)
+        if missing:
+            offset = self.path.read_bytes().rfind(b"\n") + 1
         os.truncate(self.path, offset)
+        return missing
 
     def close(self) -> None:
         """Closes the file."""

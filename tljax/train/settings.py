@@ -8,7 +8,7 @@ from tljax.base.tables import suggest
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "stages")
-
+NONFINITE = ("stop", "skip")
 
 EVALUATIONS = 50
 """Of a run, at most, by default: ten labelled images make an epoch of one step, and each would write a checkpoint."""
@@ -28,7 +28,11 @@ class Settings(NamedTuple):
       log_every: steps between training records.
       accumulate: parts that a batch is cut into; their gradients are added before one update.
       compute_dtype: "float32" or "bfloat16"; the live leaves have float32 masters either way.
-      keep_last: checkpoints kept.
+      keep_last: newest checkpoints kept.
+      keep_every: checkpoints of steps that are multiples of it are kept for good; None keeps none of them.
+      keep_best: checkpoints kept of those that were the best on validation when they were saved, the newest of them.
+      nonfinite: a step whose loss or gradient is not finite: "stop" stops the run and records its batch; "skip" leaves
+        everything as it was before the step, counts it, and goes on.
       patience: evaluations without improvement before the run stops; None never stops early.
       metric: the validation metric that chooses the best checkpoint; None is the task's own.
       cache: what the stages below the lowest live one make of the data is stored and read again: "off"; "auto", where
@@ -49,6 +53,9 @@ class Settings(NamedTuple):
     accumulate: int = 1
     compute_dtype: str = "float32"
     keep_last: int = 2
+    keep_every: int | None = None
+    keep_best: int = 1
+    nonfinite: str = "stop"
     patience: int | None = None
     metric: str | None = None
     cache: str = "off"
@@ -58,13 +65,15 @@ class Settings(NamedTuple):
 
     def check(self) -> "Settings":
         """Self, after checking that the values fit together."""
-        for name, accepted in (("compute_dtype", COMPUTE_DTYPES), ("cache_dtype", COMPUTE_DTYPES), ("remat", REMAT)):
+        named = {"compute_dtype": COMPUTE_DTYPES, "cache_dtype": COMPUTE_DTYPES, "remat": REMAT, "nonfinite": NONFINITE}
+        for name, accepted in named.items():
             value = getattr(self, name)
             if value not in accepted:
                 raise UserError(f"config.train.{name} is {value!r}. {suggest(value, accepted)}")
         if not isinstance(self.cache, str) or self.cache.lower() in ("", "on", "yes", "true"):
             raise UserError(f"config.train.cache is {self.cache!r}; it must be 'auto', 'off', or the name of a folder.")
-        for name in ("batch_size", "log_every", "accumulate", "keep_last"):
+        numbers = ("batch_size", "log_every", "accumulate", "keep_last", "keep_best")
+        for name in (*numbers, *(("keep_every",) if self.keep_every is not None else ())):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise UserError(
                     f"config.train.{name} is {getattr(self, name)!r}; it must be a whole number, at least 1."

@@ -19,6 +19,7 @@ class State(NamedTuple):
       method: the state of the method.
       optimizer: the state of the optimizer, over live leaves alone.
       average: {slash path: moving average of the master}, which is evaluated in its place; {} without one.
+      skipped: {"total", "in_a_row"}: the steps that were not finite, int32; {} where such a step stops the run.
     """
 
     step: Any
@@ -27,6 +28,7 @@ class State(NamedTuple):
     method: Any
     optimizer: Any
     average: Mapping[str, Any] = {}
+    skipped: Mapping[str, Any] = {}
 
     @property
     def evaluated(self) -> dict[str, Any]:
@@ -57,7 +59,13 @@ def merge(live: Mapping[str, Any], frozen: Mapping[str, Any], compute_dtype: Any
 
 
 def first_state(
-    live: Mapping[str, Any], optimizer: Any, *, batch_stats: Any, method: Any, average: bool = False
+    live: Mapping[str, Any],
+    optimizer: Any,
+    *,
+    batch_stats: Any,
+    method: Any,
+    average: bool = False,
+    skip: bool = False,
 ) -> State:
     """The state before the first step; a step donates it, so what others own is copied.
 
@@ -67,6 +75,7 @@ def first_state(
       batch_stats: running statistics.
       method: the method's state.
       average: whether an average of the live leaves is kept.
+      skip: whether steps that are not finite are skipped, and counted.
     """
     copies = lambda tree: jax.tree.map(lambda x: jnp.array(x, copy=True), tree)  # noqa: E731
     return State(
@@ -76,4 +85,5 @@ def first_state(
         method=method,
         optimizer=optimizer.init(dict(live)),
         average=copies(dict(live)) if average else {},
+        skipped={name: jnp.zeros((), jnp.int32) for name in ("total", "in_a_row")} if skip else {},
     )

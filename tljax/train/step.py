@@ -34,6 +34,7 @@ def make_step(
     pull: Mapping[str, float] | None = None,
     mixed: Mapping[str, float] | None = None,
     average: float | None = None,
+    skip: bool = False,
 ) -> Callable[[State, dict, Batches, jax.Array], tuple[State, dict]]:
     """`step(state, frozen, batches, key) -> (state, metrics)`, to be jitted with `state` donated.
 
@@ -44,6 +45,8 @@ def make_step(
       accumulate: parts that each batch is cut into along its first axis.
       pull, mixed, average: those of a `Plan`. The first values of the leaves that `pull` and `mixed` name stand in
         `frozen`, under `start/`.
+      skip: a step whose loss or gradient is not finite changes nothing but its number, and is counted in
+        `State.skipped`.
 
     The key is folded with the step, so that randomness is a function of seed and step. Losses are divided by their
     weight over the whole batch, so one part or several give the same gradient.
@@ -76,11 +79,24 @@ def make_step(
             method=method.after_step(model_state["method"], live, done),
             optimizer=opt_state,
             average=_averaged(state, live, average),
+            skipped=state.skipped,
         )
         report = {"loss": sum(losses.values()), "losses": losses, "metrics": metrics}
-        return renewed, {**report, "gradient_norm": optax.tree.norm(grads)}
+        report["gradient_norm"] = optax.tree.norm(grads)
+        if skip:
+            renewed = _unless_finite(renewed, state, jnp.isfinite(report["loss"] + report["gradient_norm"]))
+            report["skipped"] = renewed.skipped
+        return renewed, report
 
     return step
+
+
+def _unless_finite(renewed: State, state: State, finite: jax.Array) -> State:
+    """`renewed` where the step was finite; else `state`, one step on and the step counted."""
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), renewed, state)
+    bad = 1 - finite.astype(jnp.int32)
+    counts = {"total": state.skipped["total"] + bad, "in_a_row": (state.skipped["in_a_row"] + 1) * bad}
+    return kept._replace(step=renewed.step, skipped=counts)
 
 
 def mix_leaves(

@@ -1,0 +1,27 @@
+"""Writing small files so that they are there whole or not at all."""
+
+import os
+import uuid
+from pathlib import Path
+
+
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Puts `content` into `path`; whoever reads meanwhile, or after a kill, finds the old content or the new one.
+
+    A file beside it is written, reaches the disk, and takes its name.
+
+    Raises:
+      OSError: the disk is full or cannot be written; `path` is as it was, and nothing else is left behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode("utf8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
