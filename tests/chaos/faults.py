@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 
@@ -36,7 +37,7 @@ POINTS = {
     "a step": Point("tljax.assembly.training:Training.phase_of", after=True),
     "reading a step's loss": Point("tljax.train.hooks:finite"),
     "writing a record": Point("tljax.train.records:Records.write"),
-    "half a record": Point("tljax.train.records:json.dumps"),
+    "half a record": Point("tljax.train.records:json"),
     "an evaluation": Point("tljax.assembly.training:predictor", result=True),
     "a new best": Point("tljax.train.hooks:Best.update", after=True),
     "digesting": Point("tljax.checkpoints.run:_describe"),
@@ -97,7 +98,7 @@ def arm(fault: Fault, workdir: Path) -> None:
     owner, name = _owner(point.target)
     original = getattr(owner, name)
     if fault.point == "half a record":
-        setattr(owner, name, _half(original, reached, strike))
+        setattr(owner, name, SimpleNamespace(dumps=_half(original.dumps, reached, strike)))
     elif point.result:
         setattr(owner, name, lambda *a, **k: _watched(original(*a, **k), reached, point.after, strike))
     else:

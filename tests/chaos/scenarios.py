@@ -135,6 +135,7 @@ TAIL = """
 
 def prepare(folder: Path) -> None:
     """Writes a tiny checkpoint, data and the two configs into `folder`."""
+    (folder / "runs").mkdir(parents=True)
     save_tiny_bert(folder / "bert")
     save_csv(folder / "data.csv")
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
