@@ -211,7 +211,7 @@ def test_a_corrupt_image_comes_through_as_a_user_error(images):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 4, "start": -1}, "start is -1"),
         ({"batch_size": 4, "workers": 1.5}, r"workers is 1\.5"),
-        ({"batch_size": 4, "shard": (0, 3)}, "batch_size 4 cannot be divided among 3 processes"),
+        ({"batch_size": 4, "shard": (0, 3)}, "batch_size 4 cannot be divided into 3 parts"),
         ({"batch_size": 4, "shard": (2, 2)}, "of which this is 2"),
         ({"batch_size": 4, "augment": {"flop": 1}}, "Did you mean 'flip'"),
     ],

@@ -12,7 +12,9 @@ import jax
 import numpy as np
 
 from tljax.base.errors import RunError, UserError
+from tljax.base.processes import first, several
 from tljax.base.tables import suggest
+from tljax.train.joint import stop_together
 from tljax.train.loop import Hook
 from tljax.train.records import Records
 from tljax.train.state import State
@@ -40,7 +42,7 @@ def log(
     """
     from tensorboardX import SummaryWriter
 
-    writer = SummaryWriter(str(folder))
+    writer = SummaryWriter(str(folder), write_to_disk=first())
     pending: list[tuple[int, dict]] = []
     done: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
 
@@ -175,9 +177,13 @@ def save(write: Callable[[int, State], None], *, every: int, last: int, settle: 
 def stop_on_signals() -> tuple[Hook, Callable[[], int | None], Callable[[], None]]:
     """Ends the run after the present step on SIGINT or SIGTERM; a second signal ends it at once.
 
+    Of several processes all end after the same step: see `tljax.train.joint`.
+
     Returns:
       (hook, signal number received or None, function that puts the former handlers back).
     """
+    if several():
+        return stop_together()
     received: list[int] = []
     former = {}
 

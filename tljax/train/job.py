@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import jax
 
 from tljax.base.errors import UserError
+from tljax.base.processes import agreed, place
 from tljax.checkpoints.run import RunCheckpoints
 from tljax.train import hooks
 from tljax.train.display import Display
+from tljax.train.joint import seen_by_all
 from tljax.train.lock import owned
 from tljax.train.loop import run_loop
 from tljax.train.records import Records, plain
@@ -108,7 +110,8 @@ def train(job: Job, workdir: Path, *, display: Display) -> Result:
 
 
 def _owning(job: Job, workdir: Path, display: Display) -> Result:
-    claim(workdir, job.config, job.digests, job.summary)
+    agreed(lambda: claim(workdir, job.config, job.digests, job.summary))
+    seen_by_all(workdir)
     checkpoints = RunCheckpoints(workdir / "checkpoints", keep_last=job.settings.keep_last, say=display.say)
     best = hooks.Best(*job.main, job.settings.patience)
     run = _Run(job, workdir, Records(workdir), checkpoints, best, display)
@@ -165,7 +168,7 @@ def tree_of(state: State) -> dict[str, Any]:
 
 def restored(job_state: State, tree: Mapping[str, Any], step: int) -> State:
     """The inverse of `tree_of`."""
-    return job_state._replace(**tree, step=jax.device_put(jax.numpy.int32(step), job_state.step.sharding))
+    return job_state._replace(**tree, step=place(jax.numpy.int32(step), job_state.step.sharding))
 
 
 def shapes_of(tree: Any) -> Any:

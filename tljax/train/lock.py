@@ -7,10 +7,11 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tljax.base.errors import UserError
+from tljax.base.processes import agreed
 
 NAME = ".lock"
 HELD, UNSUPPORTED = (errno.EACCES, errno.EAGAIN), (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
@@ -22,7 +23,8 @@ def owned(workdir: Path, *, say: Callable[[str], None]) -> Iterator[None]:
 
     A record lock of the file `.lock` (POSIX `fcntl`; NFS knows it too): the kernel drops it with the process, child
     processes do not inherit it, and nothing has to be cleaned up after a crash. The file names its owner for the
-    message alone. A file system without locks is said, and the run goes on.
+    message alone. A file system without locks is said, and the run goes on. Of several processes that train together
+    the first one holds it for all.
 
     Args:
       workdir: the run folder.
@@ -31,6 +33,13 @@ def owned(workdir: Path, *, say: Callable[[str], None]) -> Iterator[None]:
     Raises:
       UserError: another process holds it.
     """
+    with ExitStack() as stack:
+        agreed(lambda: stack.enter_context(_held(workdir, say)))
+        yield
+
+
+@contextmanager
+def _held(workdir: Path, say: Callable[[str], None]) -> Iterator[None]:
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / NAME).open("a+", encoding="utf8") as file:
         try:

@@ -4,8 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import jax
-
+from tljax.base.processes import place_batch
 from tljax.train.state import State
 
 
@@ -58,10 +57,13 @@ def run_loop(
 
 
 def to_device(batches: Iterator[Any], sharding: Any, *, depth: int = 2) -> Iterator[Any]:
-    """Batches placed on the devices `depth` ahead of their use, so that no step waits for a transfer."""
+    """Batches placed on the devices `depth` ahead of their use, so that no step waits for a transfer.
+
+    Of several processes each gives its rows, those of `tljax.base.processes.parts`.
+    """
     queue: deque = deque()
     for batch in batches:
-        queue.append(jax.tree.map(lambda x: jax.device_put(x, sharding), batch))
+        queue.append(place_batch(batch, sharding))
         if len(queue) > depth:
             yield queue.popleft()
     yield from queue
