@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -24,15 +24,30 @@ def environment(devices: int) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": " ".join(flags)}
 
 
-def start(arguments: Sequence[str], *, processes: int, devices: int = 1) -> list[subprocess.Popen]:
-    """`launch.py` with the arguments, once for each process."""
+def start(
+    arguments: Sequence[str],
+    *,
+    processes: int,
+    devices: int = 1,
+    more: Sequence[Sequence[str]] | None = None,
+    variables: Sequence[Mapping[str, str]] | None = None,
+) -> list[subprocess.Popen]:
+    """`launch.py` with the arguments, once for each process.
+
+    Args:
+      arguments: of all.
+      processes: how many there are.
+      devices: of each.
+      more: arguments of each.
+      variables: of the environment of each.
+    """
     coordinator = f"--coordinator=127.0.0.1:{free_port()}"
     command = [sys.executable, "launch.py", *arguments, coordinator, f"--processes={processes}"]
     return [
         subprocess.Popen(
-            [*command, f"--process={number}"],
+            [*command, f"--process={number}", *(more[number] if more else ())],
             cwd=ROOT,
-            env=environment(devices),
+            env={**environment(devices), **(variables[number] if variables else {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

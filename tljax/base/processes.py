@@ -6,6 +6,7 @@ libraries, process 0 decides and tells the others (`agreed`). With one process e
 """
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from jax.experimental import multihost_utils
 from tljax.base.errors import RunError, UserError
 
 T = TypeVar("T")
+LOST = re.compile(r"gloo|connection|socket|heartbeat|unavailable|deadline_exceeded|aborted|barrier", re.IGNORECASE)
+"""What jax and Orbax say where a process is gone."""
 LEAST = 1024
 """Messages are padded to this many bytes or a doubling of it, since each length is a program to compile."""
 
@@ -34,6 +37,16 @@ def first() -> bool:
 def name() -> str:
     """This process, for messages: "process 1 of 4"; "" where it is alone."""
     return f"process {jax.process_index()} of {jax.process_count()}" if several() else ""
+
+
+def lost(error: Exception) -> str | None:
+    """What to say of a failure that the end of another process caused; None for other failures."""
+    if not several() or not isinstance(error, (jax.errors.JaxRuntimeError, TimeoutError)) or not LOST.search(str(error)):
+        return None
+    return (
+        f"Another process has ended, or cannot be reached ({_first_line(error)}). See what the others said last. What "
+        "was saved is intact; the same commands, given to all again, continue from there."
+    )
 
 
 def agreed(decide: Callable[[], T]) -> T:

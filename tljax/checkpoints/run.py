@@ -27,7 +27,7 @@ from etils import epath
 from jax import lax
 
 from tljax.base.errors import RunError, UserError
-from tljax.base.processes import agreed, together
+from tljax.base.processes import agreed, lost, together
 
 QUARANTINE = "quarantine"
 _LEFTOVER = re.compile(r".*\.orbax-checkpoint-tmp.*|removing-.*")
@@ -146,7 +146,7 @@ class RunCheckpoints:
             self._orbax.wait_until_finished()
         # The background thread hands over whatever stopped it: OSError, or ValueError from TensorStore.
         except Exception as error:
-            raise RunError(self._write_failed(step, error)) from error
+            raise RunError(lost(error) or self._write_failed(step, error)) from error
         if step is not None:
             agreed(self._prune)
 

@@ -30,8 +30,6 @@ LAUNCHERS = {
     "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
 }
 """Launcher → the variables that hold the number of processes and the number of this one."""
-LOST = re.compile(r"gloo|connection|socket|heartbeat|unavailable|deadline_exceeded|aborted|preempted", re.IGNORECASE)
-"""What jax says where a process is gone."""
 OFF = "Give --distributed=off to run this process by itself."
 
 
@@ -141,6 +139,7 @@ def _on_tpu(environment: Mapping[str, str]) -> bool:
 def _initialize(place: Place, launcher: str | None, seconds: int) -> None:
     import jax
 
+    _results_alone()
     if place.process:
         _wait_for(place.coordinator, seconds)
     try:
@@ -159,6 +158,7 @@ def _initialize_from(launcher: str | None, seconds: int) -> None:
     """Joins as the launcher says, or the metadata of a TPU machine; a single TPU machine stays by itself."""
     import jax
 
+    _results_alone()
     try:
         jax.distributed.initialize(initialization_timeout=seconds, heartbeat_timeout_seconds=HEARTBEAT)
     except ValueError as error:
@@ -167,6 +167,14 @@ def _initialize_from(launcher: str | None, seconds: int) -> None:
         raise UserError(_unread(launcher or "a TPU pod", error)) from error
     except (RuntimeError, OSError) as error:
         raise RunError(_not_joined(f"the address that {launcher or 'the TPU pod'} gives", seconds, error)) from error
+
+
+def _results_alone() -> None:
+    """Keeps standard output for results: what C++ libraries print there (Gloo does) goes to standard error."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 def _unread(launcher: str, error: Exception) -> str:
@@ -224,16 +232,6 @@ def speaker() -> str:
     import jax
 
     return f"tljax, process {jax.process_index()} of {jax.process_count()}"
-
-
-def lost(error: Exception) -> str | None:
-    """What to say of a failure that another process caused by its end; None for others."""
-    if not joined() or type(error).__name__ != "JaxRuntimeError" or not LOST.search(str(error)):
-        return None
-    return (
-        f"the run stopped. Another process has ended, or cannot be reached ({_first_line(error)}). Look at the "
-        "messages of the others. What was saved is intact; the same commands again continue from there."
-    )
 
 
 def leave(code: int, message: str) -> int:

@@ -14,7 +14,7 @@ from tljax.base.memory import keep_freed_memory
 from tljax.base.tables import lookup, suggest
 from tljax.cli import VERBS
 from tljax.cli.config import read_config
-from tljax.cli.distributed import add_flags, check_same, join, joined, leave, lost
+from tljax.cli.distributed import add_flags, check_same, join, joined, leave
 
 OK, FAULT, USER_ERROR, RUN_ERROR = 0, 1, 2, 3
 
@@ -55,10 +55,12 @@ def main(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:
-        if message := lost(error):
-            return leave(RUN_ERROR, message)
         if not joined():
             raise
+        from tljax.base.processes import lost
+
+        if message := lost(error):
+            return leave(RUN_ERROR, f"the run stopped. {message}")
         return leave(FAULT, traceback.format_exc())
 
 
