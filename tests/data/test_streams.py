@@ -136,11 +136,25 @@ def test_shards_put_together_are_the_batch_of_one_process(images, texts, tokens)
             assert len(whole) == len(parts[0]) == len(parts[2]) == 4
             rows = [np.concatenate([p["index"] for p in step]) for step in zip(*parts, strict=True)]
             if make is train_stream:
-                assert [sorted(r) for r in rows] == [sorted(b["index"]) for b in whole]
+                assert [r.tolist() for r in rows] == [b["index"].tolist() for b in whole]
             else:
                 assert sorted(np.concatenate(rows)) == sorted(np.concatenate([b["index"] for b in whole]))
             shapes = {x.shape[1:] for part in parts for b in part for x in b["inputs"].values()}
             assert len(shapes) == 1
+
+
+def test_a_shard_of_several_parts_has_their_rows_of_every_batch_and_their_random_changes(images):
+    """A mesh may give a process parts that are no neighbours, and several processes the same part."""
+    augment = {"augment": AUGMENT, "seed": 2}
+    whole = _take(train_stream(images, PIXELS, batch_size=12, **augment), 3)
+    for numbers, rows in (((0, 2), [0, 1, 2, 6, 7, 8]), ((1,), [3, 4, 5]), ((1, 3), [3, 4, 5, 9, 10, 11])):
+        found = _take(train_stream(images, PIXELS, batch_size=12, shard=(numbers, 4), start=1, **augment), 2)
+        for mine, batch in zip(found, whole[1:], strict=True):
+            np.testing.assert_array_equal(mine["index"], batch["index"][rows])
+            np.testing.assert_array_equal(mine["inputs"]["pixel_values"], batch["inputs"]["pixel_values"][rows])
+    batches = list(eval_stream(images, PIXELS, batch_size=12, shard=((0, 2), 4)))
+    expected = [[12 * k + row for row in (0, 1, 2, 6, 7, 8)] for k in range(len(batches))]
+    assert [b["index"].tolist() for b in batches] == [[i if i < COUNT else -1 for i in each] for each in expected]
 
 
 def test_more_shards_than_records(images):
@@ -211,7 +225,7 @@ def test_a_corrupt_image_comes_through_as_a_user_error(images):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 4, "start": -1}, "start is -1"),
         ({"batch_size": 4, "workers": 1.5}, r"workers is 1\.5"),
-        ({"batch_size": 4, "shard": (0, 3)}, "batch_size 4 cannot be divided among 3 processes"),
+        ({"batch_size": 4, "shard": (0, 3)}, "batch_size 4 cannot be divided into 3 parts"),
         ({"batch_size": 4, "shard": (2, 2)}, "of which this is 2"),
         ({"batch_size": 4, "augment": {"flop": 1}}, "Did you mean 'flip'"),
     ],

@@ -11,6 +11,7 @@ from tljax.base.errors import RunError, UserError
 from tljax.train import hooks
 from tljax.train.loop import Hook, run_loop
 from tljax.train.records import Records
+from tljax.train.stopping import stop_on_signals
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_a_misspelt_metric_lists_the_others():
 @pytest.fixture
 def stop():
     """As of a run: SIGTERM and SIGINT are noted, and not what they are elsewhere."""
-    opened = hooks.stop_on_signals()
+    opened = stop_on_signals()
     yield opened
     opened.undo()
 
@@ -125,6 +126,7 @@ def test_metrics_are_read_a_step_late_and_none_is_lost(records):
         assert len(shown) == step - 1
     hook.finish(4, None)
     settle()
+    hook.close()
     assert shown == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
     lines = [json.loads(line) for line in records.path.read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(2, 2.0), (4, 4.0)]

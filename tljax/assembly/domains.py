@@ -14,6 +14,7 @@ from tljax import domains
 from tljax.assembly.experiment import Experiment
 from tljax.assembly.phases import masters
 from tljax.assembly.running import evaluation_size
+from tljax.base.processes import parts, place
 from tljax.data.streams import eval_stream
 from tljax.data.subsets import subset
 from tljax.models.forward import forward, recorded_stages
@@ -74,8 +75,8 @@ def examiner(experiment: Experiment, frozen: Mapping[str, Any]) -> Callable[[Sta
 
 def _first(experiment: Experiment, state: State) -> State:
     """`state` with the live leaves and statistics of before the first step, placed as they are now."""
-    place = lambda old, now: jax.device_put(jnp.asarray(old, now.dtype), now.sharding)  # noqa: E731
-    stats = jax.tree.map(place, experiment.variables["batch_stats"], state.batch_stats)
+    like = lambda old, now: place(jnp.asarray(old, now.dtype), now.sharding)  # noqa: E731
+    stats = jax.tree.map(like, experiment.variables["batch_stats"], state.batch_stats)
     return state._replace(live=masters(experiment, state.live), batch_stats=stats, average={})
 
 
@@ -120,8 +121,11 @@ def stage_features(outputs: Mapping[str, Any], stages: tuple[str, ...]) -> dict[
 def _read(experiment: Experiment, name: str, read: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
     """What `read` finds in some examples of the entry `name`; the same ones each time."""
     source = subset(experiment.sources[name], limit=EXAMPLES, seed=experiment.seed)
-    batches = eval_stream(source, experiment.processors[name], batch_size=evaluation_size(experiment))
-    found, targets, _ = collect(read, batches, batch_sharding(experiment.mesh))
+    sharding = batch_sharding(experiment.mesh)
+    batches = eval_stream(
+        source, experiment.processors[name], batch_size=evaluation_size(experiment), shard=parts(sharding)
+    )
+    found, targets, _ = collect(read, batches, sharding)
     single = targets is not None and not isinstance(targets, Mapping) and targets.ndim == 1
     if single and "label" in found and np.issubdtype(targets.dtype, np.integer):
         return {**found, "right": found["label"] == targets}

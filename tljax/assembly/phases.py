@@ -11,6 +11,7 @@ from tljax import optim
 from tljax.assembly.experiment import Experiment, used_paths
 from tljax.assembly.running import compiler_options
 from tljax.base.paths import flatten
+from tljax.base.processes import place
 from tljax.base.tables import call
 from tljax.models import adapters, get_family, quantized
 from tljax.sharding import replicated, shardings
@@ -85,7 +86,7 @@ def make_phases(experiment: Experiment, steps: int) -> tuple[tuple[Phase, ...], 
     state = first_state(live, phases[0].optimizer, **begin)
     return (
         tuple(phases),
-        jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), state, phases[0].shapes),
+        jax.tree.map(lambda x, like: place(x, like.sharding), state, phases[0].shapes),
         schedule,
     )
 
@@ -149,7 +150,7 @@ def enter(phase: Phase, state: State, experiment: Experiment) -> State:
     optimizer = optim.carried(phase.optimizer.init(live), state.optimizer)
     average = {path: state.average.get(path, leaf + 0.0) for path, leaf in live.items()} if state.average else {}
     entered = state._replace(live=live, optimizer=optimizer, average=average)
-    return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), entered, phase.shapes)
+    return jax.tree.map(lambda x, like: place(x, like.sharding), entered, phase.shapes)
 
 
 def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
@@ -187,4 +188,4 @@ def _placed(experiment: Experiment, leaves: Mapping[str, Any]) -> dict[str, Any]
     rules = (*adapters.SHARDING, *quantized.SHARDING, *family.sharding, (r"(head|method|teacher|carried)/.*", ()))
     shapes = {quantized.kernel_path(path): x.shape for path, x in leaves.items()}
     places = shardings(rules, shapes, experiment.mesh, strict=False)
-    return jax.device_put(dict(leaves), {path: places[quantized.kernel_path(path)] for path in leaves})
+    return place(dict(leaves), {path: places[quantized.kernel_path(path)] for path in leaves})

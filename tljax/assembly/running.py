@@ -10,6 +10,7 @@ import numpy as np
 
 from tljax.assembly.experiment import Experiment
 from tljax.base.errors import UserError
+from tljax.base.processes import parts, place
 from tljax.base.tables import call
 from tljax.base.types import Source, Task
 from tljax.data.streams import eval_stream
@@ -29,7 +30,12 @@ SHOWN = ("id", "text", "text_b", "tokens", "question")
 
 def evaluation_batches(experiment: Experiment, name: str):
     """The finite batches of the data entry `name`, in order of length where that saves padding."""
-    return eval_stream(experiment.sources[name], experiment.processors[name], batch_size=evaluation_size(experiment))
+    return eval_stream(
+        experiment.sources[name],
+        experiment.processors[name],
+        batch_size=evaluation_size(experiment),
+        shard=parts(batch_sharding(experiment.mesh)),
+    )
 
 
 def evaluation_size(experiment: Experiment) -> int:
@@ -70,7 +76,7 @@ def placed(experiment: Experiment) -> tuple[dict, Any]:
     """(params in the compute dtype, running statistics) on the mesh, of the experiment as it stands."""
     dtype = jnp.dtype(experiment.settings.compute_dtype)
     params = jax.tree.map(partial(cast, dtype=dtype), dict(experiment.variables["params"]))
-    return jax.device_put((params, experiment.variables["batch_stats"]), replicated(experiment.mesh))
+    return place((params, experiment.variables["batch_stats"]), replicated(experiment.mesh))
 
 
 def evaluate_as_is(

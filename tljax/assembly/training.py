@@ -21,6 +21,7 @@ from tljax.assembly.running import evaluation_batches, predictor
 from tljax.assembly.summary import optimizer_bytes, stage_table
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
+from tljax.base.processes import parts, place
 from tljax.base.randomness import training_key
 from tljax.base.tables import call, suggest
 from tljax.checkpoints.run import RunCheckpoints
@@ -65,7 +66,7 @@ def training(experiment: Experiment) -> Training:
     reading = experiment.reading
     steps = reading.timed(experiment.settings).total_steps(reading.records)
     phases, state, schedule = make_phases(experiment, steps)
-    key = jax.device_put(training_key(experiment.seed), replicated(experiment.mesh))
+    key = place(training_key(experiment.seed), replicated(experiment.mesh))
     return Training(phases, phases[0].step, state, phases[0].frozen, key, schedule, steps)
 
 
@@ -171,7 +172,7 @@ def surveyor(experiment: Experiment, parts: Training) -> Callable[[int, State], 
             if targets is not None:
                 found[name] = {**found[name], "targets": targets}
         method = survey.digest(state.method, found)
-        like = lambda x, old: jax.device_put(jnp.asarray(x, old.dtype), old.sharding)  # noqa: E731
+        like = lambda x, old: place(jnp.asarray(x, old.dtype), old.sharding)  # noqa: E731
         return state._replace(method=jax.tree.map(like, method, state.method))
 
     return before
@@ -216,6 +217,7 @@ def _stream(experiment: Experiment, name: str, start: int, size: int) -> Iterato
         class_weights=class_weights(source) if entry.class_weights else None,
         episodes=_episodes(experiment, name),
         group_by_length=entry.group_by_length,
+        shard=parts(batch_sharding(experiment.mesh)),
     )
 
 
@@ -247,7 +249,7 @@ def trained_variables(
 
     Leaves that training did not touch keep their stored bytes.
     """
-    stats = jax.device_put(experiment.variables["batch_stats"], replicated(experiment.mesh))
+    stats = place(experiment.variables["batch_stats"], replicated(experiment.mesh))
 
     def wanted(step: int) -> dict[str, Any]:
         # A checkpoint holds what was live in its last step.

@@ -3,6 +3,9 @@
 Orbax notices neither a flipped bit in a data file nor a step folder without content. So each step carries a record: the
 shape, dtype and digest of every leaf, next to the caller's own `meta`, under a checksum. A step counts only with its
 record, and is handed out only if every leaf has its digest.
+
+Of several processes each writes and reads the parts of leaves that lie on its own devices. What else is done to files,
+and what is decided by looking at them, is process 0's: the others are told. So all choose the same step.
 """
 
 import json
@@ -20,9 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax import lax
 
 from tljax.base.errors import RunError, UserError
+from tljax.base.processes import agreed, lost, together
 
 QUARANTINE = "quarantine"
 _LEFTOVER = re.compile(r".*\.orbax-checkpoint-tmp.*|removing-.*")
@@ -62,10 +67,10 @@ class RunCheckpoints:
         self._writing: int | None = None
         self._tidied = False
         # Without compression: float32 noise shrinks by 8 % for 50 % more processor time.
-        handler = ocp.CompositeCheckpointHandler(
+        self._handler = ocp.CompositeCheckpointHandler(
             state=ocp.PyTreeCheckpointHandler(use_compression=False), record=ocp.JsonCheckpointHandler()
         )
-        self._orbax = ocp.AsyncCheckpointer(handler)
+        self._orbax = ocp.AsyncCheckpointer(self._handler)
         logging.getLogger("absl").addFilter(_not_raised_anyway)
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
@@ -127,7 +132,7 @@ class RunCheckpoints:
         if step not in (None, "best"):
             raise ValueError(f"step is {step!r}; it must be None or 'best'")
         self.wait()
-        self._set_incomplete_aside()
+        agreed(self._set_incomplete_aside)
         tried: set[int] = set()
         while True:
             records = {n: r for n, r in self._records().items() if n not in tried and (step is None or r["best"])}
@@ -144,7 +149,8 @@ class RunCheckpoints:
             try:
                 leaves = self._read(number, saved, wanted)
             except Damaged as damage:
-                self._set_aside(number, str(damage))
+                why = str(damage)
+                agreed(lambda number=number, why=why: self._set_aside(number, why))
                 continue
             return jax.tree.unflatten(treedef, {**every, **leaves}.values()), records[number]["meta"]
 
@@ -155,9 +161,9 @@ class RunCheckpoints:
             self._orbax.wait_until_finished()
         # The background thread hands over whatever stopped it: OSError, or ValueError from TensorStore.
         except Exception as error:
-            raise RunError(self._write_failed(step, error)) from error
+            raise RunError(lost(error) or self._write_failed(step, error)) from error
         if step is not None:
-            self._prune()
+            agreed(self._prune)
 
     def close(self) -> None:
         """Waits, then frees the threads."""
@@ -172,13 +178,13 @@ class RunCheckpoints:
         record = {"step": int(step), "best": best, "meta": dict(meta), "leaves": _describe(leaves)}
         record = json.loads(json.dumps(record))
         self.wait()
-        self._tidy()
+        agreed(self._tidy)
         there = self._records()
         if there and max(there) > step:
             raise ValueError(f"step {step} comes after step {max(there)}, which is saved")
         if step in there:
             record["best"] = best or there[step]["best"]
-            if there[step] == record:
+            if agreed(lambda: there[step] == record):
                 return
         written = {name: x for name, x in leaves.items() if x.size}  # Orbax refuses empty arrays
         items = ocp.args.Composite(
@@ -197,13 +203,7 @@ class RunCheckpoints:
             for name, spec in stored.items()
         }
         item = ocp.args.PyTreeRestore(item=stored, restore_args=arguments, partial_restore=True)
-        try:
-            leaves = self._orbax.restore(self.folder / str(step), args=ocp.args.Composite(state=item))["state"]
-        except (PermissionError, MemoryError, jax.errors.JaxRuntimeError) as error:
-            raise RunError(f"The checkpoint {self.folder / str(step)} cannot be read: {error}") from error
-        # Damaged files come to light as almost anything: ValueError, KeyError, FileNotFoundError, TypeError …
-        except Exception as error:
-            raise Damaged(f"it cannot be read ({_first_line(error)})") from error
+        leaves = together(lambda: self._leaves(step, item), Damaged, RunError)
         leaves = {
             name: leaves[name] if name in stored else jnp.zeros(spec.shape, spec.dtype, device=_sharding(spec))
             for name, spec in wanted.items()
@@ -217,7 +217,22 @@ class RunCheckpoints:
             raise Damaged(f"{len(wrong)} of {len(leaves)} leaves do not have their digest ({_some(wrong, 3)})")
         return leaves
 
+    def _leaves(self, step: int, item: Any) -> dict[str, Any]:
+        # By the handler and not by the checkpointer, which would wait for a process that found damage.
+        try:
+            folder = epath.Path(self.folder / str(step))
+            return self._handler.restore(folder, args=ocp.args.Composite(state=item))["state"]
+        except (PermissionError, MemoryError, jax.errors.JaxRuntimeError) as error:
+            raise RunError(f"The checkpoint {self.folder / str(step)} cannot be read: {error}") from error
+        # Damaged files come to light as almost anything: ValueError, KeyError, FileNotFoundError, TypeError …
+        except Exception as error:
+            raise Damaged(f"it cannot be read ({_first_line(error)})") from error
+
     def _records(self) -> dict[int, dict[str, Any]]:
+        found = agreed(self._records_there)
+        return {int(step): record for step, record in found.items()}
+
+    def _records_there(self) -> dict[int, dict[str, Any]]:
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         found = {int(path.name): _read_record(path) for path in folders if path.name.isdigit()}
         return {step: record for step, record in found.items() if record is not None}
@@ -240,7 +255,7 @@ class RunCheckpoints:
                 self._set_aside(int(path.name), "its record is missing or damaged")
 
     def _prune(self) -> None:
-        records = self._records()
+        records = self._records_there()
         steps = sorted(records)
         bests = [step for step in steps if records[step]["best"]]
         kept = {*steps[-self._keep_last :], *bests[-self._keep_best :]}

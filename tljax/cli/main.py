@@ -1,8 +1,10 @@
 """Parsing the command line, and turning failures into exit codes."""
 
 import argparse
+import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +14,9 @@ from tljax.base.memory import keep_freed_memory
 from tljax.base.tables import lookup, suggest
 from tljax.cli import VERBS
 from tljax.cli.config import read_config
+from tljax.cli.distributed import add_flags, check_same, join, joined, leave
 
-OK, USER_ERROR, RUN_ERROR = 0, 2, 3
+OK, FAULT, USER_ERROR, RUN_ERROR = 0, 1, 2, 3
 
 USAGE = "python launch.py [verb] --config=configs/NAME.py --workdir=runs/NAME --config.train.steps=100"
 
@@ -39,19 +42,26 @@ def main(argv: Sequence[str]) -> int:
     try:
         _set_environment()
         verb, arguments = parse(argv)
+        join(verb, arguments.options)
+        check_same(json.dumps([verb, arguments.config, str(arguments.workdir)], default=repr))
         return lookup(VERBS, verb, what="verb")(arguments)
     except UserError as error:
-        print(f"tljax: {error}", file=sys.stderr)
-        return USER_ERROR
+        return leave(USER_ERROR, str(error))
     except RunError as error:
-        print(f"tljax: the run stopped. {error}", file=sys.stderr)
-        return RUN_ERROR
+        return leave(RUN_ERROR, f"the run stopped. {error}")
     except KeyboardInterrupt:
-        print("tljax: interrupted.", file=sys.stderr)
-        return 130
+        return leave(130, "interrupted.")
     except BrokenPipeError:  # `launch.py list | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except Exception as error:
+        if not joined():
+            raise
+        from tljax.base.processes import lost
+
+        if message := lost(error):
+            return leave(RUN_ERROR, f"the run stopped. {message}")
+        return leave(FAULT, traceback.format_exc())
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
@@ -70,6 +80,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     parser.add_argument("--allow", default="", help="train: sections of the config that may differ, as data,mesh")
     parser.add_argument("--debug_nans", action="store_true", help="train: replay the step at which the run diverged")
     parser.add_argument("--split", help="evaluate: the entry of config.data; default: test, else validation")
+    add_flags(parser)
     overrides, rest = _take_overrides(argv)
     known, unknown = parser.parse_known_args(rest)
     if known.verb not in VERBS:

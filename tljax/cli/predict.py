@@ -23,6 +23,10 @@ def run(arguments: Arguments) -> int:
     if step is None and experiment.fresh_head:
         raise UserError("There is nothing to predict with: the head is new; give --workdir of a trained run.")
     lines = predict_records(experiment._replace(variables=variables), records)
+    from tljax.base.processes import first
+
+    if not first():
+        return 0
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     if arguments.options.output:
         _write(Path(arguments.options.output), text)

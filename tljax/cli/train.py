@@ -2,6 +2,7 @@
 
 import signal
 
+from tljax.base.processes import agreed
 from tljax.cli.common import build_experiment, need_workdir
 from tljax.cli.main import Arguments
 
@@ -30,7 +31,7 @@ def run(arguments: Arguments) -> int:
     if result.signal is not None:
         display.say(f"{result.reason}; saved at step {result.step}. The same command continues.")
         return 128 + signal.Signals(result.signal)
-    report = write_run_report(workdir)
+    report = agreed(lambda: str(write_run_report(workdir)))
     if result.reason:
         display.say(f"stopped at step {result.step}: {result.reason}")
     display.metrics(f"{workdir}", result.metrics)

@@ -109,18 +109,15 @@ class Sampler:
 class EpisodeBatches:
     """Number of a step → [(place in the stream, position of a record)] of this shard's part of its batch.
 
-    A batch of E · W · (S + Q) examples holds the episodes from step · E on, one after another, and the shards hold
-    consecutive parts of it.
+    A batch of E · W · (S + Q) examples holds the episodes from step · E on, one after another; this shard has the
+    `rows` of it.
     """
 
-    def __init__(self, source: Source, shape: Episodes, *, batch_size: int, seed: int, shard: tuple[int, int] = (0, 1)):
+    def __init__(self, source: Source, shape: Episodes, *, batch_size: int, seed: int, rows: Sequence[int]):
         self._sampler = Sampler(labels_of(source), shape, name=source.name, classes=source.classes, seed=seed)
-        self._batch_size, self._shard = batch_size, shard
+        self._batch_size, self._rows = batch_size, rows
 
     def __call__(self, step: int) -> list[tuple[int, int]]:
         count = self._batch_size // self._sampler.shape.size
         positions = np.concatenate([self._sampler(step * count + i) for i in range(count)])
-        places = range(step * self._batch_size, (step + 1) * self._batch_size)
-        this, shards = self._shard
-        part = self._batch_size // shards
-        return list(zip(places, positions.tolist(), strict=True))[this * part : (this + 1) * part]
+        return [(step * self._batch_size + row, int(positions[row])) for row in self._rows]

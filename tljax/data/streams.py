@@ -24,6 +24,9 @@ from tljax.data.records import read_many
 
 WINDOW = 64
 """Batches that are sorted by length together: more save padding, and keep more examples in memory."""
+Shard = tuple[int | Sequence[int], int]
+"""(the part of every batch that this process reads, or several of them in ascending order; the equal consecutive parts
+that a batch is cut into). (0, 1) is the whole batch."""
 THREADS = 4
 ENDLESS = 2**48
 """Examples of a training stream."""
@@ -45,12 +48,12 @@ def train_stream(
     class_weights: np.ndarray | None = None,
     episodes: Episodes | None = None,
     group_by_length: bool = False,
-    shard: tuple[int, int] = (0, 1),
+    shard: Shard = (0, 1),
 ) -> Iterator[dict[str, Any]]:
     """Batches without end; each epoch is shuffled anew. The last batch of an epoch is filled up from the next one.
 
     Step n's batch is a function of seed and n: not of `start`, `workers`, or what was read before; and the batches
-    of all shards, put together, do not depend on their number.
+    of all shards, put together in order, are that of one process.
 
     Args:
       source: with at least one record.
@@ -69,7 +72,7 @@ def train_stream(
         order in an episode is class by class, its shots, then its queries.
       group_by_length: whether examples of similar length come together, to save padding: those of 64 batches (of an
         epoch, where that has fewer) are sorted, cut into batches, and these given in a random order.
-      shard: (this process, processes): each gets its part of every batch. All batches then have one shape.
+      shard: see `Shard`. Where there are several parts, all batches have one shape.
 
     Raises:
       UserError: wrong numbers, random changes that the processor does not know, records that it cannot read; for
@@ -78,7 +81,7 @@ def train_stream(
     """
     import grain
 
-    this, shards = _check(source, batch_size, shard, start=start, workers=workers, episodes=episodes)
+    numbers, shards = _check(source, batch_size, shard, start=start, workers=workers, episodes=episodes)
     if group_by_length:
         _check_lengths(source, processor, views, episodes, shards)
     if views and getattr(processor, "makes_targets", False):
@@ -88,16 +91,20 @@ def train_stream(
     processor = plain if augment is None else _augmented(plain, augment, source)
     read = _Read(source, processor, views=others, class_weights=class_weights, seed=seed, versions=versions)
     read([(0, 0)])  # the tokenizer is loaded here and not by several threads at once
+    rows = _rows(batch_size, numbers, shards)
     if episodes is not None:
-        draw = EpisodeBatches(source, episodes, batch_size=batch_size, seed=seed, shard=(this, shards))
+        draw = EpisodeBatches(source, episodes, batch_size=batch_size, seed=seed, rows=rows)
         chunks = grain.MapDataset.range(ENDLESS // batch_size).map(draw)
     else:
-        places = _shuffled_places(len(source.records), seed)[this::shards]
+        places = _shuffled_places(len(source.records), seed)
         if group_by_length:
             window = max(1, min(WINDOW, len(source.records) // batch_size))
             batches = _Window(read, _Collate(processor, source), batch_size, seed)
             return _grouped(places.batch(window * batch_size, batch_fn=list).map(batches), window, start, workers)
-        chunks = places.batch(batch_size // shards, batch_fn=list)
+        if shards == 1:
+            chunks = places.batch(batch_size, batch_fn=list)
+        else:
+            chunks = grain.MapDataset.range(len(places) // batch_size).map(_Places(places, batch_size, rows))
     # Places become examples a batch at a time: reading together is faster, and Grain's steps cost much an element.
     batches = chunks.map(_Batch(read, _Collate(processor, source), episodes.size if episodes else None))
     return _prepared(batches[start:], workers, AHEAD)
@@ -150,7 +157,7 @@ def eval_stream(
     augment: Mapping[str, Any] | None = None,
     seed: int = 0,
     version: int = 0,
-    shard: tuple[int, int] = (0, 1),
+    shard: Shard = (0, 1),
 ) -> Iterator[dict[str, Any]]:
     """Every record once; the last batch is padded with rows of weight 0 and index −1.
 
@@ -161,13 +168,13 @@ def eval_stream(
     """
     import grain
 
-    this, shards = _check(source, batch_size, shard)
+    numbers, shards = _check(source, batch_size, shard)
     if shards > 1:
         processor = processor.fixed_shape()
-    part, count = batch_size // shards, len(source.records)
+    rows, count = _rows(batch_size, numbers, shards), len(source.records)
     chunks = [
         [(version * count + place, position) for place, position in chunk]
-        for chunk in _chunks(count, batch_size, this * part, part)
+        for chunk in _chunks(count, batch_size, rows)
     ]
     processor = processor if augment is None else _augmented(processor, augment, source)
     read = _Read(source, processor, seed=None if augment is None else seed, versions=version + 1)
@@ -177,7 +184,7 @@ def eval_stream(
         .map(read)
         .to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
     )
-    return _eval_batches(iter(examples), _Collate(processor, source), part, sort=shards == 1)
+    return _eval_batches(iter(examples), _Collate(processor, source), len(rows), sort=shards == 1)
 
 
 def _eval_batches(chunks: Iterator[list], collate: "_Collate", size: int, *, sort: bool) -> Iterator[dict[str, Any]]:
@@ -222,13 +229,29 @@ def _pair(place: int, index: int) -> tuple[int, int]:
     return place, index
 
 
-def _chunks(count: int, stride: int, offset: int, size: int) -> list[list[tuple[int, int]]]:
-    """Chunk k: the `size` places and positions from k · `stride` + `offset` on, as far as there are.
+def _rows(batch_size: int, numbers: Sequence[int], shards: int) -> list[int]:
+    """The rows of a batch of which the parts `numbers` of `shards` equal ones consist."""
+    size = batch_size // shards
+    return [row for number in numbers for row in range(number * size, (number + 1) * size)]
+
+
+def _chunks(count: int, batch_size: int, rows: Sequence[int]) -> list[list[tuple[int, int]]]:
+    """Chunk k: the places and positions of the `rows` of batch k, as far as there are.
 
     A chunk that would be empty is a row of padding, so that all shards have equally many.
     """
-    starts = range(offset, offset + math.ceil(count / stride) * stride, stride)
-    return [[(i, i) for i in range(start, min(start + size, count))] or [(0, -1)] for start in starts]
+    starts = range(0, count, batch_size)
+    return [[(i, i) for i in (start + row for row in rows) if i < count] or [(0, -1)] for start in starts]
+
+
+class _Places:
+    """Number of a step → the places and positions of the `rows` of its batch; the others are not computed."""
+
+    def __init__(self, places: Any, batch_size: int, rows: Sequence[int]):
+        self._places, self._batch_size, self._rows = places, batch_size, rows
+
+    def __call__(self, step: int) -> list[tuple[int, int]]:
+        return [self._places[step * self._batch_size + row] for row in self._rows]
 
 
 class _Read:
@@ -368,20 +391,21 @@ class _Collate:
 def _check(
     source: Source,
     batch_size: int,
-    shard: tuple[int, int],
+    shard: Shard,
     *,
     start: int = 0,
     workers: int = 0,
     episodes: Episodes | None = None,
-) -> tuple[int, int]:
+) -> tuple[tuple[int, ...], int]:
+    """(the numbers of the parts that this process reads, parts in all), after everything was checked."""
     this, shards = shard
-    faults = []
+    numbers, faults = (this,) if isinstance(this, int) else tuple(this), []
     if not len(source.records):
         faults.append(f"{source.name} holds no records.")
     if not isinstance(batch_size, int) or batch_size < 1:
         faults.append(f"batch_size is {batch_size!r}, and must be a whole number above 0.")
-    elif not (shards >= 1 and 0 <= this < shards) or batch_size % shards:
-        faults.append(f"batch_size {batch_size} cannot be divided among {shards} processes, of which this is {this}.")
+    elif not (shards >= 1 and numbers and all(0 <= n < shards for n in numbers)) or batch_size % shards:
+        faults.append(f"batch_size {batch_size} cannot be divided into {shards} parts; this process reads {this}.")
     if episodes is not None:
         wrong = episodes.faults()
         faults += wrong
@@ -394,7 +418,7 @@ def _check(
         if not isinstance(value, int) or value < 0:
             faults.append(f"{name} is {value!r}, and must be a whole number from 0.")
     raise_faults("The stream cannot be made:", faults)
-    return this, shards
+    return numbers, shards
 
 
 def _check_lengths(source: Source, processor: Processor, views: Any, episodes: Any, shards: int) -> None:

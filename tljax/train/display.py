@@ -8,17 +8,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tljax.base.processes import first
+
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines
 
 
 class Display:
     """A progress bar with loss, steps a second and time left. A class because it owns a live region of the screen.
 
-    Everything goes to standard error, so that standard output holds results only.
+    Everything goes to standard error, so that standard output holds results only. Of several processes the first one
+    speaks.
     """
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or Console(stderr=True, highlight=False, quiet=not first())
         self._progress: Progress | None = None
         self._task = None
         self._last = 0.0

@@ -16,6 +16,7 @@ import numpy as np
 
 from tljax.base.errors import RunError, UserError
 from tljax.base.files import write_whole
+from tljax.base.processes import first, whole
 from tljax.train.records import plain
 
 FOLDER = "diverged"
@@ -60,10 +61,12 @@ def keep(workdir: Path, error: Diverged, batches: Iterator[Any]) -> Path:
       batches: from that step on.
     """
     folder = Path(workdir) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    leaves = jax.tree_util.tree_flatten_with_path(next(batches))[0]
-    arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
     path = folder / f"step-{error.step}.npz"
+    leaves = jax.tree_util.tree_flatten_with_path(next(batches))[0]
+    arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): whole(leaf) for path, leaf in leaves}
+    if not first():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
     np.savez(path, **arrays)
     numbers = plain(jax.tree.map(lambda x: str(float(x)), dict(error.metrics)))
     write_whole(path.with_suffix(".json"), json.dumps({"step": error.step, "metrics": numbers}, indent=2) + "\n")

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tljax.base.processes import agreed, whole
 from tljax.base.types import Task
 from tljax.train.loop import to_device
 
@@ -24,16 +25,18 @@ def collect(predict: Callable, batches: Iterable[Mapping[str, Any]], sharding: A
     Returns:
       (predictions, targets or None, indices), each ordered by index. Where batches have different lengths, the
       shorter ones are padded: predictions with 0, targets with −100 where they are integers and with 0 otherwise.
+      Of several processes each gets all.
     """
     parts, targets, indices = [], [], []
     pending: list[tuple[Any, Mapping[str, Any]]] = []
 
     def fetch(result, batch):
-        real = np.asarray(batch["index"]) >= 0
-        parts.append(jax.tree.map(lambda x: np.asarray(x)[real], result))
-        indices.append(np.asarray(batch["index"])[real])
+        index = whole(batch["index"])
+        real = index >= 0
+        parts.append(jax.tree.map(lambda x: whole(x)[real], result))
+        indices.append(index[real])
         if "targets" in batch:
-            targets.append(jax.tree.map(lambda x: np.asarray(x)[real], batch["targets"]))
+            targets.append(jax.tree.map(lambda x: whole(x)[real], batch["targets"]))
 
     for batch in to_device(iter(batches), sharding):
         pending.append((predict(batch), batch))
@@ -59,7 +62,17 @@ def _joined(parts: Sequence[np.ndarray], integer: int) -> np.ndarray:
 def measure(
     task: Task, predictions: Mapping[str, Any], targets: Any, records: Sequence[Any]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """(numbers, tables) of the task's metrics: tables are what is not a single number (confusion, per class)."""
-    found = task.metrics(predictions, targets, records)
-    numbers = {name: float(value) for name, value in found.items() if np.isscalar(value)}
-    return numbers, {name: value for name, value in found.items() if name not in numbers}
+    """(numbers, tables) of the task's metrics: tables are what is not a single number (confusion, per class).
+
+    Of several processes the first one measures, and tells the others its numbers, by which all choose: their last bits
+    might differ from one machine to another. It alone has tables.
+    """
+    tables: dict[str, Any] = {}
+
+    def numbers() -> dict[str, float]:
+        found = task.metrics(predictions, targets, records)
+        single = {name: float(value) for name, value in found.items() if np.isscalar(value)}
+        tables.update((name, value) for name, value in found.items() if name not in single)
+        return single
+
+    return agreed(numbers), tables

@@ -1,23 +1,23 @@
 """What happens around steps: logging, evaluating, saving, stopping. Each is a function that returns a `Hook`."""
 
 import math
-import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from tljax.base.errors import UserError
+from tljax.base.processes import first
 from tljax.base.tables import suggest
 from tljax.train.divergence import IN_A_ROW, Diverged, finite
 from tljax.train.loop import Hook
 from tljax.train.records import Records
 from tljax.train.state import State
+from tljax.train.stopping import Interrupted, Stop
 
 SPEED_WINDOW = 50
 """Steps over which steps a second are averaged; the first step, which compiles, starts the clock."""
@@ -49,7 +49,7 @@ def log(
     """
     from tensorboardX import SummaryWriter
 
-    writer = SummaryWriter(str(folder), purge_step=start + 1)
+    writer = SummaryWriter(str(folder), purge_step=start + 1, write_to_disk=first())
     pending: list[tuple[int, dict]] = []
     done: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
 
@@ -75,15 +75,11 @@ def log(
         read()
         pending.append((step, metrics))
 
-    def finish(step: int, state: State) -> None:
-        read()
-        writer.close()
-
     def settle() -> None:
         read()
         writer.flush()
 
-    return Hook(after, finish), settle
+    return Hook(after, lambda step, state: read(), writer.close), settle
 
 
 def _not_finite(step: int, metrics: Mapping[str, Any], records: Records) -> None:
@@ -98,67 +94,6 @@ def _not_finite(step: int, metrics: Mapping[str, Any], records: Records) -> None
     records.write("skipped", step=step, what=what, total=total)
     if in_a_row >= IN_A_ROW:
         raise Diverged(step, metrics, f"{found}, and {in_a_row} steps one after another were skipped; {cure}")
-
-
-class Interrupted(BaseException):
-    """A signal came where work may be left for later."""
-
-
-class Stop(NamedTuple):
-    """What ends a run on SIGINT or SIGTERM.
-
-    Attributes:
-      hook: ends the run after the present step.
-      received: () → the number of the signal that came, or None.
-      undo: puts the former handlers back.
-      interruptible: context in which a signal raises `Interrupted` at once.
-    """
-
-    hook: Hook
-    received: Callable[[], int | None]
-    undo: Callable[[], None]
-    interruptible: Callable[[], AbstractContextManager[None]]
-
-    @property
-    def reason(self) -> str | None:
-        """In words; None where no signal came."""
-        number = self.received()
-        return None if number is None else f"stopped by {signal.Signals(number).name}"
-
-
-def stop_on_signals() -> Stop:
-    """Ends the run after the present step on SIGINT or SIGTERM; a second signal ends the process at once."""
-    received: list[int] = []
-    inside: list[bool] = []
-    former = {}
-
-    def handle(number: int, frame: Any) -> None:
-        received.append(number)
-        undo()  # the next signal does what it always does
-        if inside:
-            raise Interrupted
-
-    def undo() -> None:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def interruptible() -> Iterator[None]:
-        if jax.process_count() > 1:  # one process alone may not leave what all do together
-            yield
-            return
-        if received:
-            raise Interrupted
-        inside.append(True)
-        try:
-            yield
-        finally:
-            inside.clear()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        former[number] = signal.signal(number, handle)
-    stop = Stop(Hook(), lambda: received[0] if received else None, undo, interruptible)
-    return stop._replace(hook=Hook(lambda step, state, metrics: stop.reason))
 
 
 class Best:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from tljax.base.errors import RunError, UserError
+from tljax.base.processes import agreed, place, several
 from tljax.checkpoints.run import RunCheckpoints
 from tljax.train import divergence, hooks
 from tljax.train.continuing import (
@@ -24,11 +25,12 @@ from tljax.train.continuing import (
     say_differences,
 )
 from tljax.train.display import Display
-from tljax.train.lock import owned
+from tljax.train.lock import owned, seen_by_all
 from tljax.train.loop import run_loop
 from tljax.train.records import Records
 from tljax.train.settings import Settings
 from tljax.train.state import State
+from tljax.train.stopping import Stop, stop_on_signals
 
 
 class Job(NamedTuple):
@@ -131,6 +133,8 @@ def replay(job: Job, workdir: Path, *, display: Display) -> str:
     Raises:
       UserError: no step was recorded, or as `train`.
     """
+    if several():
+        raise UserError("--debug_nans runs operations one by one, which one process does. Give --distributed=off.")
     workdir = Path(workdir)
     step = divergence.last_kept(workdir)
     with _opened(job, workdir, display, ()) as run:
@@ -153,7 +157,8 @@ def _opened(job: Job, workdir: Path, display: Display, allow: Sequence[str]) -> 
     """The job in its folder, with everything that must be closed again; failures of the place become a `RunError`."""
     try:
         with owned(workdir, say=display.say):
-            claim(workdir, job.config, job.digests, job.summary, allow=allow)
+            agreed(lambda: claim(workdir, job.config, job.digests, job.summary, allow=allow))
+            seen_by_all(workdir)
             kept = {name: getattr(job.settings, name) for name in ("keep_last", "keep_every", "keep_best")}
             checkpoints = RunCheckpoints(workdir / "checkpoints", **kept, say=display.say)
             best = hooks.Best(*job.main, job.settings.patience)
@@ -192,7 +197,7 @@ def _train(run: _Run, allow: Sequence[str]) -> Result:
             run.display.say(f"step {step}: {job.events[step]}")
         return job.before(step, state)
 
-    stop = hooks.stop_on_signals()
+    stop = stop_on_signals()
     try:
         with run.display.progress(start, job.steps):
             around, evaluate = _hooks(run, elapsed, stop, start, meta)
@@ -232,7 +237,7 @@ def tree_of(state: State) -> dict[str, Any]:
 
 def restored(job_state: State, tree: Mapping[str, Any], step: int) -> State:
     """The inverse of `tree_of`."""
-    return job_state._replace(**tree, step=jax.device_put(jax.numpy.int32(step), job_state.step.sharding))
+    return job_state._replace(**tree, step=place(jax.numpy.int32(step), job_state.step.sharding))
 
 
 def shapes_of(tree: Any) -> Any:
@@ -316,7 +321,7 @@ def _filled(tree: Any, first: Any, say: Callable[[str], None]) -> Any:
 
 
 def _hooks(
-    run: _Run, elapsed: Callable[[], float], stop: hooks.Stop, start: int, restored: Mapping[str, Any]
+    run: _Run, elapsed: Callable[[], float], stop: Stop, start: int, restored: Mapping[str, Any]
 ) -> tuple[list[hooks.Hook], Callable[[int, State, dict], str | None]]:
     """(what happens around steps, what evaluates after one) of a run that was `restored`, or not, at step `start`."""
     job, records, best = run.job, run.records, run.best

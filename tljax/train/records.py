@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tljax.base.files import write_whole
+from tljax.base.processes import first
 
 NAME = "metrics.jsonl"
 
@@ -16,21 +17,26 @@ class Records:
     """An append-only file of JSON lines. A class because it owns an open file.
 
     Each line is flushed when it is written. `settled` goes into a checkpoint; `truncate` takes a file back to it, so
-    that after a restore no record stands twice.
+    that after a restore no record stands twice. Of several processes the first one writes, and the others nothing.
     """
 
     def __init__(self, folder: Path):
-        self.path = Path(folder) / NAME
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a", encoding="utf8")
+        self.path, self._writes = Path(folder) / NAME, first()
+        if self._writes:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf8")
 
     def write(self, kind: str, **values: Any) -> None:
         """Appends one record."""
+        if not self._writes:
+            return
         self._file.write(json.dumps({"kind": kind, **plain(values)}) + "\n")
         self._file.flush()
 
     def evaluation(self, step: int, split: str, metrics: dict[str, float], tables: dict[str, Any]) -> None:
         """Appends what an evaluation found; its pictures go to files, renewed by the next evaluation of the split."""
+        if not self._writes:
+            return
         shown = []
         for number, picture in enumerate(tables.get("pictures", ())):
             file = self.path.parent / "pictures" / f"{split}-{number}.png"
@@ -42,6 +48,8 @@ class Records:
 
     def settled(self) -> int:
         """Bytes written so far, all of them on the disk: a checkpoint may not tell of lines that get lost."""
+        if not self._writes:
+            return 0
         self._file.flush()
         os.fsync(self._file.fileno())
         return self.path.stat().st_size
@@ -51,6 +59,8 @@ class Records:
 
         Where some are (the file was damaged, or removed), the whole lines that are left stay.
         """
+        if not self._writes:
+            return 0
         self._file.flush()
         missing = max(0, offset - self.path.stat().st_size)
         if missing:
@@ -60,7 +70,8 @@ class Records:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if self._writes:
+            self._file.close()
 
 
 def plain(value: Any) -> Any:

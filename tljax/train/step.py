@@ -104,7 +104,7 @@ def mix_leaves(
 ) -> dict[str, Any]:
     """The leaves, those that have a chance mixed with their first values; their mean over the draws is the leaf."""
     found = dict(live)
-    for path in live.keys() & chances.keys():
+    for path in sorted(live.keys() & chances.keys()):  # the same program in every process
         chance, start = chances[path], frozen[START + path]
         first = jax.random.bernoulli(jax.random.fold_in(key, zlib.crc32(path.encode())), chance, start.shape)
         found[path] = (jnp.where(first, start, live[path]) - chance * start) / (1 - chance)
