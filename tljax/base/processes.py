@@ -41,7 +41,11 @@ def name() -> str:
 
 def lost(error: Exception) -> str | None:
     """What to say of a failure that the end of another process caused; None for other failures."""
-    if not several() or not isinstance(error, (jax.errors.JaxRuntimeError, TimeoutError)) or not LOST.search(str(error)):
+    if (
+        not several()
+        or not isinstance(error, (jax.errors.JaxRuntimeError, TimeoutError))
+        or not LOST.search(str(error))
+    ):
         return None
     return (
         f"Another process has ended, or cannot be reached ({_first_line(error)}). See what the others said last. What "
