@@ -240,7 +240,7 @@ def test_a_damaged_checkpoint_is_set_aside_once_and_all_go_back_to_the_same_step
     files[-1].write_bytes(data)
     found = run([*command, f"--workdir={workdir}"], processes=2)
     assert found[0][2].count("is damaged") == 1 and "continuing from step 4" in found[0][2]
-    assert said(found[1][2]) == []
+    assert "is damaged" not in found[1][2] and "tljax" not in found[1][2]
     assert [path.name for path in (workdir / "checkpoints" / "quarantine").iterdir()] == ["8"]
     run([*command, f"--workdir={once}"], processes=2)
     assert digests(workdir, 12) == digests(once, 12)

@@ -81,6 +81,10 @@ def join(verb: str, options: argparse.Namespace, environment: Mapping[str, str] 
             _initialize(place, launcher, seconds)
     elif launcher is not None or _on_tpu(environment):
         _initialize_from(launcher, seconds)
+    if joined():
+        from tljax.train.stopping import HeldSigterm
+
+        HeldSigterm()
 
 
 def place_of(options: argparse.Namespace, environment: Mapping[str, str]) -> Place | None:
@@ -217,6 +221,14 @@ def check_same(command: str) -> None:
     if different:
         listing = ", ".join(map(str, different))
         raise UserError(f"Another verb, config or --workdir than this process has was given to process {listing}.")
+
+
+def wait_for_all() -> None:
+    """Returns when all processes are done: none of them leaves while jax is still at work between them."""
+    from tljax.base.processes import gathered, several
+
+    if several():
+        gathered(None)
 
 
 def joined() -> bool:

@@ -14,7 +14,7 @@ from tljax.base.memory import keep_freed_memory
 from tljax.base.tables import lookup, suggest
 from tljax.cli import VERBS
 from tljax.cli.config import read_config
-from tljax.cli.distributed import add_flags, check_same, join, joined, leave
+from tljax.cli.distributed import add_flags, check_same, join, joined, leave, wait_for_all
 
 OK, FAULT, USER_ERROR, RUN_ERROR = 0, 1, 2, 3
 
@@ -44,7 +44,9 @@ def main(argv: Sequence[str]) -> int:
         verb, arguments = parse(argv)
         join(verb, arguments.options)
         check_same(json.dumps([verb, arguments.config, str(arguments.workdir)], default=repr))
-        return lookup(VERBS, verb, what="verb")(arguments)
+        code = lookup(VERBS, verb, what="verb")(arguments)
+        wait_for_all()
+        return code
     except UserError as error:
         return leave(USER_ERROR, str(error))
     except RunError as error:

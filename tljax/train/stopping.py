@@ -1,5 +1,6 @@
 """Stopping a run after the step at which a signal found it, in one process or in several."""
 
+import ctypes
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -76,24 +77,47 @@ def stop_on_signals() -> Stop:
     return stop._replace(hook=Hook(lambda step, state, metrics: stop.reason))
 
 
+class HeldSigterm:
+    """The handler of SIGTERM of one of several processes outside the training loop: it ends the process.
+
+    jax catches SIGTERM from the moment on at which the processes join, and waits for steps that an evaluation never
+    takes; worse, what has begun to wait so cannot end. So its handler is put aside, and in its place for the time of
+    the loop only. Python's own functions cannot put back a handler that is not Python's.
+    """
+
+    def __init__(self):
+        self._theirs = ctypes.create_string_buffer(1024)  # a `struct sigaction`, whose size differs by platform
+        self._libc = ctypes.CDLL(None)
+        self._libc.sigaction(signal.SIGTERM, None, self._theirs)
+        signal.signal(signal.SIGTERM, self)
+
+    def __call__(self, number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    def release(self) -> None:
+        """Puts jax's handler in place."""
+        self._libc.sigaction(signal.SIGTERM, self._theirs, None)
+
+
 def _stop_together() -> Stop:
     """Ends the run of all processes after the same step when one of them gets SIGTERM or SIGINT.
 
-    jax catches SIGTERM from the moment on at which the processes joined, and agrees on a step that none of them has
-    passed. So its handler stays in place, and a SIGINT becomes a SIGTERM; a second SIGINT ends this process at once.
-    Nothing is broken off: one process alone may not leave what all do together.
+    jax catches SIGTERM, and agrees on a step that none of the processes has passed. A SIGINT becomes a SIGTERM; a
+    second one ends this process at once. Nothing is broken off: one process alone may not leave what all do together.
     """
     interrupted: list[int] = []
     reached: list[int] = []
-    former = signal.getsignal(signal.SIGINT)
+    former, held = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
     def handle(number: int, frame: Any) -> None:
         interrupted.append(number)
-        restore()
+        signal.signal(signal.SIGINT, former)
         os.kill(os.getpid(), signal.SIGTERM)
 
     def restore() -> None:
         signal.signal(signal.SIGINT, former)
+        signal.signal(signal.SIGTERM, held)
 
     def after(step: int, state: State, metrics: dict) -> str | None:
         if not multihost_utils.reached_preemption_sync_point(step):
@@ -102,4 +126,6 @@ def _stop_together() -> Stop:
         return f"stopped by {signal.Signals(reached[0]).name}"
 
     signal.signal(signal.SIGINT, handle)
+    if isinstance(held, HeldSigterm):
+        held.release()
     return Stop(Hook(after), lambda: reached[0] if reached else None, restore, nullcontext)
