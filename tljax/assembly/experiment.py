@@ -6,8 +6,7 @@ Whatever is random has its own key, so that one choice does not move another's r
 """
 
 import itertools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +22,7 @@ from tljax.assembly.objective import (
     with_feature_shape,
 )
 from tljax.assembly.quantizing import exchanged, quantized_leaves, rounded
-from tljax.assembly.reading import Reading, check_tasks, reading_of, task_of
+from tljax.assembly.reading import Reading, check_batches, check_tasks, reading_of, sharers, task_of
 from tljax.assembly.sections import SECTIONS, Entry, ModelSection
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
@@ -35,7 +34,7 @@ from tljax.data.sources import open_source
 from tljax.data.subsets import subset
 from tljax.models import get_family
 from tljax.models.forward import init_variables
-from tljax.sharding import BATCH_AXES, make_mesh
+from tljax.sharding import make_mesh
 from tljax.strategies.compose import compose
 from tljax.tasks.spec import TaskSpec
 from tljax.train.probe import Probe
@@ -114,12 +113,20 @@ class Experiment(NamedTuple):
         return _reading(self.method, self.settings, self.mesh, self.entries, self.sources)
 
 
-def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experiment:
+def build(
+    config: Mapping[str, Any],
+    *,
+    data_dir: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    make: Callable[..., tuple] = make_model,
+) -> Experiment:
     """The objects that `config` (plain nested dicts) describes.
 
     Args:
       config: the sections of a config; see `SECTIONS` and docs/configs.md.
       data_dir: the folder of raw data, for sources that read files; default TLJAX_DATA.
+      devices: of the mesh; default: all of the run.
+      make: what makes models, as `make_model`.
 
     Raises:
       UserError: an unknown section, name or key, a rule that matches nothing, data that do not fit the task …
@@ -130,16 +137,16 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     )
     seed = int(config.get("seed", 0))
     settings = call(Settings, (), config.get("train"), where="config.train").check()
-    mesh = call(make_mesh, (), config.get("mesh"), where="config.mesh")
+    mesh = call(make_mesh, (), {**(config.get("mesh") or {}), "devices": devices}, where="config.mesh")
     call(Probe, (), config.get("probe"), where="config.probe")
     entries = _entries(config.get("data") or {})
     check_tasks(config.get("task"), entries)
-    _check_batches(settings, mesh, entries)
+    check_batches(settings, mesh, entries)
     sources = open_entries(config, data_dir=data_dir)
     key = jax.random.key(seed)
 
     section = call(ModelSection, (), config.get("model"), where="config.model")
-    model, variables, processor, notes = make_model(section, jax.random.fold_in(key, 0))
+    model, variables, processor, notes = make(section, jax.random.fold_in(key, 0))
     readers = {name: _processor(name, entry, processor, section, model) for name, entry in entries.items()}
 
     spec = _spec(model, entries, sources, readers)
@@ -150,7 +157,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     model = model._replace(stop=stop)
     stages = tuple(s for s in model.backbone.stages if s != stop)
 
-    make_method, teacher = objective_of(config, task, remat=settings.remat == "stages")
+    make_method, teacher = objective_of(config, task, remat=settings.remat == "stages", make=make)
     # Which stages train follows from the paths, and some paths are the method's own: so it is made twice.
     method = make_method(model, ())
     check_streams(method, config.get("method"), entries)
@@ -207,36 +214,7 @@ def _reading(
     sources: Mapping[str, Source],
 ) -> Reading:
     counts = {name: len(sources[name].records) for name in method.streams}
-    return reading_of(method, settings, entries, counts, unit=_ways(mesh) * settings.accumulate)
-
-
-def _ways(mesh: Any) -> int:
-    """The devices that share a batch."""
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
-
-
-def _check_batches(settings: Settings, mesh: Any, entries: Mapping[str, Entry]) -> None:
-    """Every part of a batch must be cut evenly among the devices that share it."""
-    ways = _ways(mesh)
-    parts = {
-        "train.batch_size": (settings.batch_size, settings.accumulate),
-        "train.eval_batch_size": (settings.eval_batch_size or settings.batch_size, 1),
-        **{
-            f"data.{name}.batch_size": (x.batch_size, settings.accumulate)
-            for name, x in entries.items()
-            if x.batch_size
-        },
-    }
-    raise_faults(
-        f"The batches do not fit the mesh {dict(mesh.shape)} (config.mesh):",
-        [
-            f"config.{name} is {size}"
-            + (f", in {count} accumulated parts" if count > 1 else "")
-            + f"; it must be a multiple of {ways * count}."
-            for name, (size, count) in parts.items()
-            if size % (ways * count)
-        ],
-    )
+    return reading_of(method, settings, entries, counts, unit=sharers(mesh) * settings.accumulate)
 
 
 def _entries(section: Mapping[str, Any]) -> dict[str, Entry]:

@@ -1,6 +1,7 @@
 """The phases of a run: from one to the next more leaves become live, and what was live goes on as it is."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import optax
 from tljax import optim
 from tljax.assembly.experiment import Experiment, used_paths
 from tljax.assembly.running import compiler_options
+from tljax.assembly.shapes import made, put
 from tljax.base.paths import flatten
 from tljax.base.tables import call
 from tljax.models import adapters, get_family, quantized
@@ -60,10 +62,12 @@ def make_phases(experiment: Experiment, steps: int) -> tuple[tuple[Phase, ...], 
     ever = {**live, **masters(experiment, plan.live(starts[-1]) - live.keys())}
     joined = {path: next(start for start in starts if path in plan.live(start)) for path in ever}
     counts = {name: len(experiment.sources[name].records) for name in experiment.method.streams}
-    # A step donates its state, and a donated buffer has one owner: a teacher's copy must be one.
-    begun = jax.tree.map(
-        lambda x: jnp.array(x, copy=True), experiment.method.start(experiment.method_state, ever, counts)
-    )
+
+    def started(state, live):
+        # A step donates its state, and a donated buffer has one owner: a teacher's copy must be one.
+        return jax.tree.map(lambda x: jnp.array(x, copy=True), experiment.method.start(state, live, counts))
+
+    begun = made(started, experiment.method_state, ever)
     begin = {
         "batch_stats": experiment.variables["batch_stats"],
         "method": begun,
@@ -81,12 +85,15 @@ def make_phases(experiment: Experiment, steps: int) -> tuple[tuple[Phase, ...], 
             where="config.optim",
         )
         phases.append(_phase(experiment, start, optimizer, leaves, frozen, begin))
-    state = first_state(live, phases[0].optimizer, **begin)
-    return (
-        tuple(phases),
-        jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), state, phases[0].shapes),
-        schedule,
-    )
+    state = _first(phases[0].optimizer, live, begin)
+    return tuple(phases), put(state, jax.tree.map(lambda x: x.sharding, phases[0].shapes)), schedule
+
+
+def _first(optimizer: optax.GradientTransformation, live: Mapping[str, Any], begin: Mapping[str, Any]) -> State:
+    """The state before the first step of these masters; `begin` are the arguments of `first_state`."""
+    begin = dict(begin)
+    average = begin.pop("average")
+    return made(lambda live, begin: first_state(live, optimizer, average=average, **begin), dict(live), begin)
 
 
 def _phase(
@@ -100,7 +107,7 @@ def _phase(
     live, settings = experiment.plan.live(start) & frozenset(leaves), experiment.settings
     now = at(experiment, start)
     mine = {path: leaves[path] for path in live}
-    shapes = jax.eval_shape(lambda live: first_state(live, optimizer, **begin), mine)
+    shapes = _first(optimizer, mine, begin)
     placed = jax.tree_util.tree_map_with_path(
         lambda keys, x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(keys, x, leaves, experiment.mesh)),
         shapes,
@@ -157,21 +164,24 @@ def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
 
 def split_leaves(experiment: Experiment) -> tuple[dict[str, Any], dict[str, Any]]:
     """(float32 masters of the leaves that are live at the start, frozen leaves) of those that run, placed."""
-    parts = split(_leaves(experiment), experiment.plan.live(0), jnp.dtype(experiment.settings.compute_dtype))
+    live, dtype = experiment.plan.live(0), jnp.dtype(experiment.settings.compute_dtype)
+    parts = made(lambda leaves: split(leaves, live, dtype), _leaves(experiment))
     return tuple(_placed(experiment, leaves) for leaves in parts)
 
 
 def masters(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]:
     """Float32 copies of leaves with the experiment's values, placed; nobody else owns them, for a step donates them."""
     leaves = _leaves(experiment)
-    live, _ = split({path: leaves[path] for path in paths}, frozenset(paths), jnp.float32)
+    chosen = {path: leaves[path] for path in paths}
+    live, _ = made(lambda leaves: split(leaves, frozenset(leaves), jnp.float32), chosen)
     return _placed(experiment, live)
 
 
 def _carried(experiment: Experiment) -> dict[str, Any]:
     """What a stage cache holds once for all examples, placed."""
     dtype, flat = jnp.dtype(experiment.settings.compute_dtype), flatten(experiment.variables["params"])
-    return _placed(experiment, {path: cast(leaf, dtype) for path, leaf in flat.items() if path.startswith("carried/")})
+    carried = {path: leaf for path, leaf in flat.items() if path.startswith("carried/")}
+    return _placed(experiment, made(partial(jax.tree.map, partial(cast, dtype=dtype)), carried))
 
 
 def _leaves(experiment: Experiment) -> dict[str, Any]:
@@ -185,4 +195,4 @@ def _placed(experiment: Experiment, leaves: Mapping[str, Any]) -> dict[str, Any]
     rules = (*adapters.SHARDING, *quantized.SHARDING, *family.sharding, (r"(head|method|teacher|carried)/.*", ()))
     shapes = {quantized.kernel_path(path): x.shape for path, x in leaves.items()}
     places = shardings(rules, shapes, experiment.mesh, strict=False)
-    return jax.device_put(dict(leaves), {path: places[quantized.kernel_path(path)] for path in leaves})
+    return put(dict(leaves), {path: places[quantized.kernel_path(path)] for path in leaves})

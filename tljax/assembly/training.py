@@ -18,6 +18,7 @@ from tljax.assembly.experiment import Experiment, used_paths
 from tljax.assembly.phases import Phase, at, enter, make_phases, masters, phase_at, since, split_leaves
 from tljax.assembly.reading import stream_seed
 from tljax.assembly.running import evaluation_batches, predictor
+from tljax.assembly.shapes import are_shapes, put
 from tljax.assembly.summary import optimizer_bytes, stage_table
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
@@ -66,7 +67,8 @@ def training(experiment: Experiment) -> Training:
     reading = experiment.reading
     steps = reading.timed(experiment.settings).total_steps(reading.records)
     phases, state, schedule = make_phases(experiment, steps)
-    key = jax.device_put(training_key(experiment.seed), replicated(experiment.mesh))
+    key = training_key(experiment.seed)
+    key = put(jax.eval_shape(lambda: key) if are_shapes(state) else key, replicated(experiment.mesh))
     return Training(phases, phases[0].step, state, phases[0].frozen, key, schedule, steps)
 
 
@@ -176,16 +178,35 @@ def surveyor(experiment: Experiment, parts: Training) -> Callable[[int, State], 
     return before
 
 
+def batch_shapes(experiment: Experiment) -> dict[str, Any]:
+    """{stream: shapes of the batch} of a step, placed as the batches are; texts and sounds as long as they may be.
+
+    One example of each stream is read, and no more; of a stream of episodes a whole batch.
+    """
+    sizes, sharding = experiment.reading.sizes, batch_sharding(experiment.mesh)
+    fixed = {name: processor.fixed_shape() for name, processor in experiment.processors.items()}
+    read = {name: size if experiment.entries[name].episodes else 1 for name, size in sizes.items()}
+    batches = next(_batches(experiment._replace(processors=fixed), 0, read))
+    return {
+        name: jax.tree.map(
+            lambda x, size=sizes[name] // read[name]: jax.ShapeDtypeStruct(
+                (x.shape[0] * size, *x.shape[1:]), x.dtype, sharding=sharding
+            ),
+            batch,
+        )
+        for name, batch in batches.items()
+    }
+
+
 def training_batches(experiment: Experiment, start: int) -> Iterator[dict[str, Any]]:
     """{stream: batch} of each stream that the method reads, from step `start` on, on the host."""
     starts = (start, *sorted(step for step in experiment.cached if step > start))
     for begin, end in itertools.zip_longest(starts, starts[1:]):
-        batches = _batches(at(experiment, begin), begin)
+        batches = _batches(at(experiment, begin), begin, experiment.reading.sizes)
         yield from itertools.islice(batches, None if end is None else end - begin)
 
 
-def _batches(experiment: Experiment, start: int) -> Iterator[dict[str, Any]]:
-    sizes = experiment.reading.sizes
+def _batches(experiment: Experiment, start: int, sizes: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     streams = {name: _stream(experiment, name, start, sizes[name]) for name in experiment.method.streams}
     unlabelled = {name for name, kind in experiment.method.streams.items() if kind == "unlabelled"}
     while True:
