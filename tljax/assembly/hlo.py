@@ -7,7 +7,7 @@ device's program (`jax.stages.Compiled.as_text`), so that all shapes are local.
 import math
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 COLLECTIVES = (
     "all-reduce",
@@ -169,7 +169,7 @@ def trip_count(computations: Mapping[str, Mapping[str, Instruction]], loop: Inst
     # XLA may have put the comparison into a fusion, with the constant beside it.
     bodies = [condition, *(computations.get(n, {}) for i in condition.values() for n in called(i).get("calls", ()))]
     less = any(i.code == "compare" and "direction=LT" in i.rest for body in bodies for i in body.values())
-    constants = [_constant(i) for i in condition.values() if i.code == "constant" and i.shape.startswith("s32[]")]
+    constants = [_constant(i) for i in condition.values() if i.code == "constant" and re.match(r"[su]32\[\]", i.shape)]
     return constants[0] if less and len(constants) == 1 else None
 
 
@@ -198,12 +198,22 @@ def _parts(shape: str, *, memory: bool = False) -> list[int]:
 
 
 def group_size(rest: str, devices: int) -> int:
-    """Devices that take part in a collective together: of the first group, or of all where none is named."""
+    """Devices that take part in a collective together; raises `ValueError` for a way of naming them that is not known.
+
+    XLA names them as lists `{{0,1},{2,3}}` (none is all devices), as a shape `[groups,size]<=[…]`, or as axes of a mesh,
+    `mesh['a'=4,'b'=4] {'a'}`, where `'a':(1)2` is a part of an axis, of size 2.
+    """
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return len(listed[1].split(","))
     if shaped := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest):
         return int(shaped[2])
-    return devices
+    if meshed := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest):
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", meshed[1])}
+        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", meshed[2])
+        return math.prod(int(part) if part else sizes[name] for name, part in axes)
+    if re.search(r"replica_groups=\{\}", rest) or "replica_groups" not in rest:
+        return devices
+    raise ValueError(f"groups of devices in an unknown form: {rest[:200]}")
 
 
 def collectives(program: Program, devices: int) -> list[Collective]:
@@ -212,29 +222,33 @@ def collectives(program: Program, devices: int) -> list[Collective]:
     Args:
       program: of one device.
       devices: how many run it.
+
+    Raises:
+      ValueError: groups of devices in a form that is not known.
     """
-    found: dict[tuple[str, int], list[float]] = {}
+    each: dict[Any, tuple[str, int, float, int]] = {}
     for name, body in program.computations.items():
         for instruction in body.values():
             kind = instruction.code.removesuffix("-start")
             if kind not in COLLECTIVES or not program.runs[name]:
                 continue
-            operands = sum(size_of(body[each].shape) for each in instruction.operands if each in body)
+            operands = sum(size_of(body[other].shape) for other in instruction.operands if other in body)
             group = 2 if kind == "collective-permute" else group_size(instruction.rest, devices)
-            if kind == "all-reduce" and scattered(program, name):
-                kind = "reduce-scatter"
+            if kind == "all-reduce" and name in program.fused and name.startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"  # of a reduction, each device keeps its part: so XLA for TPU writes it
             whole = operands * group if kind == "all-gather" else operands
-            sums = found.setdefault((kind, group), [0, 0, 0])
-            for i, value in enumerate((1, whole, whole * _share(kind, group))):
-                sums[i] += value * program.runs[name]
+            # What runs beside other work stands in several fusions, its start, steps and end, under one channel.
+            channel = re.search(r"channel_id=(\d+)", instruction.rest) if name in program.fused else None
+            key = (kind, channel[1]) if channel else (name, instruction.name)
+            runs = max(program.runs[name], each[key][3] if key in each else 0)
+            each[key] = (kind, group, whole, runs)
+    found: dict[tuple[str, int], list[float]] = {}
+    for kind, group, whole, runs in each.values():
+        sums = found.setdefault((kind, group), [0, 0, 0])
+        for i, value in enumerate((1, whole, whole * _share(kind, group))):
+            sums[i] += value * runs
     rows = [Collective(*key, int(count), size, sent) for key, (count, size, sent) in found.items()]
     return sorted(rows, key=lambda row: -row.sent)
-
-
-def scattered(program: Program, name: str) -> bool:
-    """Whether a computation is a reduction of which each device keeps its part: XLA for TPU writes it as a fusion of
-    an all-reduce and a slice, whose name says what it is."""
-    return name in program.fused and name.startswith("all-reduce-scatter")
 
 
 def _share(kind: str, group: int) -> float:
@@ -260,17 +274,29 @@ def _moved(program: Program, body: Mapping[str, Instruction], instruction: Instr
     if code in FREE or code.endswith("-done"):
         return 0
     inputs = [body[name].shape for name in instruction.operands if name in body]
-    if code.endswith("-start"):  # the type is a tuple that repeats the operands
-        parts = _parts(instruction.shape, memory=True)
-        return sum(size_of(shape, memory=True) for shape in inputs) + (max(parts, default=0) if parts else 0)
+    if code.endswith("-start"):  # the type is a tuple that repeats the operands, but for reductions
+        read, parts = sum(size_of(shape, memory=True) for shape in inputs), size_of(instruction.shape, memory=True)
+        return read + parts if code == "all-reduce-start" else max(read, parts)
     if code == "fusion":
         inner = program.computations.get(next(iter(called(instruction).get("calls", [""]))), {})
+        if any(i.code in COLLECTIVES for i in inner.values()):
+            return _passed(instruction, inputs)
         return _read(inner, inputs) + _written(inner, instruction.shape)
     if code in SLICES:
         return 2 * size_of(instruction.shape, memory=True)
     if code in ("dynamic-update-slice", "scatter"):
         return 2 * size_of(inputs[-1 if code == "scatter" else 1], memory=True)
     return size_of(instruction.shape, memory=True) + sum(size_of(shape, memory=True) for shape in inputs)
+
+
+def _passed(instruction: Instruction, inputs: list[str]) -> int:
+    """What a fusion with a part of a collective moves: the buffers that it hands on to the next part are not moved."""
+    listed = re.search(r"output_to_operand_aliasing=\{(.*?\)\})", instruction.rest)
+    pairs = re.findall(r"\{(\d*)[^}]*\}: \((\d+)", listed[1]) if listed else []
+    given, made = {int(place) for _, place in pairs}, {int(place or 0) for place, _ in pairs}
+    parts = _parts(instruction.shape, memory=True)
+    kept = [size_of(shape, memory=True) for place, shape in enumerate(inputs) if place not in given]
+    return sum(kept) + sum(size for place, size in enumerate(parts) if place not in made)
 
 
 def _read(inner: Mapping[str, Instruction], inputs: list[str]) -> int:

@@ -28,6 +28,11 @@ from tljax.base.errors import RunError, UserError
 from tljax.base.tables import suggest
 
 
+ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost"}
+"""What libtpu otherwise asks the cloud's metadata server, and waits for an answer, and complains that there is none. Of
+the chips that it compiles for the topology alone decides."""
+
+
 class Topology(NamedTuple):
     """A slice of a pod.
 
@@ -61,8 +66,8 @@ def open_topology(name: str) -> Topology:
         raise UserError(f"There is no chip {kind!r} (--topology={name}). {suggest(kind, CHIPS)} {hint}")
     if sizes is None:
         raise UserError(f"--topology={name} says no shape. {hint}")
-    # Without it libtpu asks the cloud's metadata server what machine this is, and waits for the answer.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    for variable, value in ALONE.items():
+        os.environ.setdefault(variable, value)
     from jax.experimental.topologies import get_topology_desc
 
     try:
