@@ -6,7 +6,6 @@ Whatever is random has its own key, so that one choice does not move another's r
 """
 
 import itertools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -22,8 +21,9 @@ from tljax.assembly.objective import (
     with_feature,
     with_feature_shape,
 )
+from tljax.assembly.placing import Placement, check_placement, mesh_of
 from tljax.assembly.quantizing import exchanged, quantized_leaves, rounded
-from tljax.assembly.reading import Reading, check_tasks, reading_of, task_of
+from tljax.assembly.reading import Reading, check_batches, check_tasks, reading_of, sharers, task_of
 from tljax.assembly.sections import SECTIONS, Entry, ModelSection
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
@@ -35,7 +35,7 @@ from tljax.data.sources import open_source
 from tljax.data.subsets import subset
 from tljax.models import get_family
 from tljax.models.forward import init_variables
-from tljax.sharding import BATCH_AXES, make_mesh
+from tljax.sharding import on_host
 from tljax.strategies.compose import compose
 from tljax.tasks.spec import TaskSpec
 from tljax.train.probe import Probe
@@ -64,6 +64,7 @@ class Experiment(NamedTuple):
       stages: the stages that run, in depth order.
       fresh_head: whether the head has leaves that no checkpoint filled.
       notes: what `adapt` did.
+      placement: where its leaves lie.
       cached: steps done → the experiment that is trained from there on, with a stage cache or without; see
         `tljax.assembly.caching`. Empty without caches.
     """
@@ -86,6 +87,7 @@ class Experiment(NamedTuple):
     stages: tuple[str, ...]
     fresh_head: bool
     notes: tuple[str, ...]
+    placement: Placement = Placement()
     cached: Mapping[int, Any] = {}
 
     @property
@@ -114,8 +116,9 @@ class Experiment(NamedTuple):
         return _reading(self.method, self.settings, self.mesh, self.entries, self.sources)
 
 
+@on_host()
 def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experiment:
-    """The objects that `config` (plain nested dicts) describes.
+    """The objects that `config` (plain nested dicts) describes, with all leaves in the memory of the host.
 
     Args:
       config: the sections of a config; see `SECTIONS` and docs/configs.md.
@@ -130,11 +133,11 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     )
     seed = int(config.get("seed", 0))
     settings = call(Settings, (), config.get("train"), where="config.train").check()
-    mesh = call(make_mesh, (), config.get("mesh"), where="config.mesh")
+    mesh, placement = mesh_of(config.get("mesh"))
     call(Probe, (), config.get("probe"), where="config.probe")
     entries = _entries(config.get("data") or {})
     check_tasks(config.get("task"), entries)
-    _check_batches(settings, mesh, entries)
+    check_batches(settings, mesh, entries)
     sources = open_entries(config, data_dir=data_dir)
     key = jax.random.key(seed)
 
@@ -169,6 +172,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     variables = _begun(model, variables, plan, key)
     if teacher is not None:  # after the strategies: no strategy moves it
         variables["params"]["teacher"] = teacher
+    check_placement(placement, {path: flatten(variables["params"])[path] for path in used_paths(variables, stop)})
     return Experiment(
         config=dict(config),
         seed=seed,
@@ -188,6 +192,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
         stages=stages,
         fresh_head=fresh_head,
         notes=notes,
+        placement=placement,
     )
 
 
@@ -207,36 +212,7 @@ def _reading(
     sources: Mapping[str, Source],
 ) -> Reading:
     counts = {name: len(sources[name].records) for name in method.streams}
-    return reading_of(method, settings, entries, counts, unit=_ways(mesh) * settings.accumulate)
-
-
-def _ways(mesh: Any) -> int:
-    """The devices that share a batch."""
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
-
-
-def _check_batches(settings: Settings, mesh: Any, entries: Mapping[str, Entry]) -> None:
-    """Every part of a batch must be cut evenly among the devices that share it."""
-    ways = _ways(mesh)
-    parts = {
-        "train.batch_size": (settings.batch_size, settings.accumulate),
-        "train.eval_batch_size": (settings.eval_batch_size or settings.batch_size, 1),
-        **{
-            f"data.{name}.batch_size": (x.batch_size, settings.accumulate)
-            for name, x in entries.items()
-            if x.batch_size
-        },
-    }
-    raise_faults(
-        f"The batches do not fit the mesh {dict(mesh.shape)} (config.mesh):",
-        [
-            f"config.{name} is {size}"
-            + (f", in {count} accumulated parts" if count > 1 else "")
-            + f"; it must be a multiple of {ways * count}."
-            for name, (size, count) in parts.items()
-            if size % (ways * count)
-        ],
-    )
+    return reading_of(method, settings, entries, counts, unit=sharers(mesh) * settings.accumulate)
 
 
 def _entries(section: Mapping[str, Any]) -> dict[str, Entry]:
@@ -382,7 +358,8 @@ def _with_head(
     if not own and head is not None:
         params.pop("head", None)
         if task.fill is not None:
-            made = task.fill(model, variables, next(iter(readers.values()), None))
+            with jax.default_device(None):  # it may run a tower, for which the accelerators are there
+                made = task.fill(model, variables, next(iter(readers.values()), None))
         else:
             made = init_head(model, head, key)
             fresh = bool(made)
