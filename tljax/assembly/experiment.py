@@ -21,6 +21,7 @@ from tljax.assembly.objective import (
     with_feature,
     with_feature_shape,
 )
+from tljax.assembly.placing import Placement, check_placement, mesh_of
 from tljax.assembly.quantizing import exchanged, quantized_leaves, rounded
 from tljax.assembly.reading import Reading, check_batches, check_tasks, reading_of, sharers, task_of
 from tljax.assembly.sections import SECTIONS, Entry, ModelSection
@@ -34,7 +35,7 @@ from tljax.data.sources import open_source
 from tljax.data.subsets import subset
 from tljax.models import get_family
 from tljax.models.forward import init_variables
-from tljax.sharding import make_mesh
+from tljax.sharding import on_host
 from tljax.strategies.compose import compose
 from tljax.tasks.spec import TaskSpec
 from tljax.train.probe import Probe
@@ -63,6 +64,7 @@ class Experiment(NamedTuple):
       stages: the stages that run, in depth order.
       fresh_head: whether the head has leaves that no checkpoint filled.
       notes: what `adapt` did.
+      placement: where its leaves lie.
       cached: steps done → the experiment that is trained from there on, with a stage cache or without; see
         `tljax.assembly.caching`. Empty without caches.
     """
@@ -85,6 +87,7 @@ class Experiment(NamedTuple):
     stages: tuple[str, ...]
     fresh_head: bool
     notes: tuple[str, ...]
+    placement: Placement = Placement()
     cached: Mapping[int, Any] = {}
 
     @property
@@ -113,6 +116,7 @@ class Experiment(NamedTuple):
         return _reading(self.method, self.settings, self.mesh, self.entries, self.sources)
 
 
+@on_host()
 def build(
     config: Mapping[str, Any],
     *,
@@ -120,7 +124,7 @@ def build(
     devices: Sequence[jax.Device] | None = None,
     make: Callable[..., tuple] = make_model,
 ) -> Experiment:
-    """The objects that `config` (plain nested dicts) describes.
+    """The objects that `config` (plain nested dicts) describes, with all leaves in the memory of the host.
 
     Args:
       config: the sections of a config; see `SECTIONS` and docs/configs.md.
@@ -137,7 +141,7 @@ def build(
     )
     seed = int(config.get("seed", 0))
     settings = call(Settings, (), config.get("train"), where="config.train").check()
-    mesh = call(make_mesh, (), {**(config.get("mesh") or {}), "devices": devices}, where="config.mesh")
+    mesh, placement = mesh_of(config.get("mesh"), devices)
     call(Probe, (), config.get("probe"), where="config.probe")
     entries = _entries(config.get("data") or {})
     check_tasks(config.get("task"), entries)
@@ -176,6 +180,7 @@ def build(
     variables = _begun(model, variables, plan, key)
     if teacher is not None:  # after the strategies: no strategy moves it
         variables["params"]["teacher"] = teacher
+    check_placement(placement, {path: flatten(variables["params"])[path] for path in used_paths(variables, stop)})
     return Experiment(
         config=dict(config),
         seed=seed,
@@ -195,6 +200,7 @@ def build(
         stages=stages,
         fresh_head=fresh_head,
         notes=notes,
+        placement=placement,
     )
 
 
@@ -360,7 +366,8 @@ def _with_head(
     if not own and head is not None:
         params.pop("head", None)
         if task.fill is not None:
-            made = task.fill(model, variables, next(iter(readers.values()), None))
+            with jax.default_device(None):  # it may run a tower, for which the accelerators are there
+                made = task.fill(model, variables, next(iter(readers.values()), None))
         else:
             made = init_head(model, head, key)
             fresh = bool(made)

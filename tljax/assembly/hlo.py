@@ -198,10 +198,10 @@ def _parts(shape: str, *, memory: bool = False) -> list[int]:
 
 
 def group_size(rest: str, devices: int) -> int:
-    """Devices that take part in a collective together; raises `ValueError` for a way of naming them that is not known.
+    """Devices that take part in a collective together; `ValueError` for a way of naming them that is not known.
 
-    XLA names them as lists `{{0,1},{2,3}}` (none is all devices), as a shape `[groups,size]<=[…]`, or as axes of a mesh,
-    `mesh['a'=4,'b'=4] {'a'}`, where `'a':(1)2` is a part of an axis, of size 2.
+    XLA names them as lists `{{0,1},{2,3}}` (none is all devices), as a shape `[groups,size]<=[…]`, or as axes of a
+    mesh, `mesh['a'=4,'b'=4] {'a'}`, where `'a':(1)2` is a part of an axis, of size 2.
     """
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return len(listed[1].split(","))

@@ -27,7 +27,6 @@ from tljax.assembly.training import batch_shapes, training
 from tljax.base.errors import RunError, UserError
 from tljax.base.tables import suggest
 
-
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost"}
 """What libtpu otherwise asks the cloud's metadata server, and waits for an answer, and complains that there is none. Of
 the chips that it compiles for the topology alone decides."""

@@ -299,6 +299,6 @@ def _placer(
         # A device on the host takes an aligned array as it is, a map of the file too, whatever `may_alias` says of an
         # array of NumPy's; of its own arrays it makes a copy, without a temporary.
         aliased = leaf.unsafe_buffer_pointer() == array.ctypes.data
-        return jax.device_put(leaf, leaf.sharding, may_alias=False) if aliased else leaf
+        return jax.device_put(leaf, may_alias=False) if aliased else leaf
 
     return place
