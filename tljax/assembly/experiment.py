@@ -25,6 +25,7 @@ from tljax.assembly.objective import (
 from tljax.assembly.quantizing import exchanged, quantized_leaves, rounded
 from tljax.assembly.reading import Reading, check_tasks, reading_of, task_of
 from tljax.assembly.sections import SECTIONS, Entry, ModelSection
+from tljax.assembly.stages import scan_notes, scanned, training_stages
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
 from tljax.base.tables import call, lookup, suggest
@@ -63,7 +64,7 @@ class Experiment(NamedTuple):
       plan: the composed strategies.
       stages: the stages that run, in depth order.
       fresh_head: whether the head has leaves that no checkpoint filled.
-      notes: what `adapt` did.
+      notes: what `adapt` did, and what cannot be done.
       cached: steps done → the experiment that is trained from there on, with a stage cache or without; see
         `tljax.assembly.caching`. Empty without caches.
     """
@@ -99,7 +100,11 @@ class Experiment(NamedTuple):
 
     def method_at(self, step: int) -> Method:
         """The method as it is at `step`: the stages that are live by then run in training mode."""
-        return self.make_method(self.model, training_stages(self.plan, step, self.stages, self.variables))
+        return self.make_method(self.model_at(step), training_stages(self.plan, step, self.stages, self.variables))
+
+    def model_at(self, step: int) -> Model:
+        """The model as the method runs it at `step`: stages are scanned together that are equally live by then."""
+        return scanned(self.model, self.variables, self.plan.live(step)) if self.settings.scan else self.model
 
     @property
     def reading(self) -> Reading:
@@ -169,7 +174,8 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     variables = _begun(model, variables, plan, key)
     if teacher is not None:  # after the strategies: no strategy moves it
         variables["params"]["teacher"] = teacher
-    return Experiment(
+    model = scanned(model, variables) if settings.scan else model
+    experiment = Experiment(
         config=dict(config),
         seed=seed,
         settings=settings,
@@ -181,14 +187,15 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
         entries=entries,
         sources=sources,
         task=task,
-        method=make_method(model, training_stages(plan, 0, stages, variables)),
+        method=method,
         make_method=make_method,
         method_state=method_state,
         plan=plan,
         stages=stages,
         fresh_head=fresh_head,
-        notes=notes,
+        notes=(*notes, *(scan_notes(model) if settings.scan else ())),
     )
+    return experiment._replace(method=experiment.method_at(0))
 
 
 def _image_shape(model: Model, processor: Any) -> dict[str, Any]:
@@ -435,16 +442,3 @@ def _reset(model: Model, variables: dict[str, Any], plan: Plan, key: jax.Array) 
         for path, leaf in flatten(variables.get("batch_stats", {})).items()
     }
     return {**variables, "params": unflatten(params), "batch_stats": unflatten(stats)}
-
-
-def training_stages(plan: Plan, step: int, stages: tuple[str, ...], variables: Mapping[str, Any]) -> tuple[str, ...]:
-    """The stages that run in training mode: those with a live leaf, unless the plan says otherwise of statistics."""
-    live = plan.live(step)
-    with_stats = {s for s in stages if any(p.startswith(f"backbone/{s}/") for p in flatten(variables["batch_stats"]))}
-    training = [s for s in stages if any(p.startswith(f"backbone/{s}/") for p in live)]
-    if plan.batch_stats == "frozen":
-        training = [s for s in training if s not in with_stats]
-    if plan.batch_stats == "train":
-        training = [s for s in stages if s in training or s in with_stats]
-    head = ("head",) if any(p.startswith("head/") for p in live) else ()
-    return (*training, *head)
