@@ -52,7 +52,7 @@ def taken(config, steps=3, **train):
 def assert_same(ours, theirs, tolerance):
     """Of two results of `taken`."""
     np.testing.assert_allclose(ours[2], theirs[2], rtol=tolerance)
-    assert ours[3]["loss"] == pytest.approx(theirs[3]["loss"], rel=tolerance)
+    assert ours[3]["log_loss"] == pytest.approx(theirs[3]["log_loss"], rel=tolerance)
     (one, other) = (each[1] for each in (ours, theirs))
     assert [*one.live] == [*other.live] and one.live.keys() <= set(ours[0].plan.live(9))
     for path, leaf in other.evaluated.items():
@@ -83,7 +83,7 @@ def test_inspect_says_which_stages_are_scanned_and_counts_all_of_them(config):
     )
     assert plain["groups"] == () and scanned["groups"] == (("block0", "block1", "block2"), ("block3", "block4"))
     assert scanned["stages"] == plain["stages"]
-    assert scanned["flops"]["share"] == pytest.approx(plain["flops"]["share"])
+    assert scanned["flops"]["share"] == pytest.approx(plain["flops"]["share"], rel=1e-4)
     for kind in ("step", "forward"):
         assert scanned["flops"][kind] == pytest.approx(plain["flops"][kind], rel=0.1)
 
@@ -99,7 +99,7 @@ def test_where_nothing_is_equal_a_run_says_so(tmp_path):
 
 def test_a_run_is_saved_by_stage_and_goes_on_as_it_began(folder, tmp_path, capsys):
     def run(workdir, steps, scan=True):
-        fixed = ["--config.optim.schedule=constant", "--config.optim.warmup=2", "--config.train.eval_every=2"]
+        fixed = ["--config.optim.schedule=constant", "--config.optim.warmup=0", "--config.train.eval_every=2"]
         given = [f"--workdir={tmp_path / workdir}", f"--config.train.scan={scan}", f"--config.train.steps={steps}"]
         return main(["train", f"--config={folder / 'config.py'}", *given, *fixed])
 
