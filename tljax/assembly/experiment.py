@@ -25,6 +25,7 @@ from tljax.assembly.placing import Placement, check_placement, mesh_of
 from tljax.assembly.quantizing import exchanged, quantized_leaves, rounded
 from tljax.assembly.reading import Reading, check_batches, check_tasks, reading_of, sharers, task_of
 from tljax.assembly.sections import SECTIONS, Entry, ModelSection
+from tljax.assembly.stages import scan_notes, scanned, training_stages
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
 from tljax.base.tables import call, lookup, suggest
@@ -63,7 +64,7 @@ class Experiment(NamedTuple):
       plan: the composed strategies.
       stages: the stages that run, in depth order.
       fresh_head: whether the head has leaves that no checkpoint filled.
-      notes: what `adapt` did.
+      notes: what `adapt` did, and what cannot be done.
       placement: where its leaves lie.
       cached: steps done → the experiment that is trained from there on, with a stage cache or without; see
         `tljax.assembly.caching`. Empty without caches.
@@ -101,7 +102,11 @@ class Experiment(NamedTuple):
 
     def method_at(self, step: int) -> Method:
         """The method as it is at `step`: the stages that are live by then run in training mode."""
-        return self.make_method(self.model, training_stages(self.plan, step, self.stages, self.variables))
+        return self.make_method(self.model_at(step), training_stages(self.plan, step, self.stages, self.variables))
+
+    def model_at(self, step: int) -> Model:
+        """The model as the method runs it at `step`: stages are scanned together that are equally live by then."""
+        return scanned(self.model, self.variables, self.plan.live(step)) if self.settings.scan else self.model
 
     @property
     def reading(self) -> Reading:
@@ -181,7 +186,8 @@ def build(
     if teacher is not None:  # after the strategies: no strategy moves it
         variables["params"]["teacher"] = teacher
     check_placement(placement, {path: flatten(variables["params"])[path] for path in used_paths(variables, stop)})
-    return Experiment(
+    model = scanned(model, variables) if settings.scan else model
+    experiment = Experiment(
         config=dict(config),
         seed=seed,
         settings=settings,
@@ -193,15 +199,16 @@ def build(
         entries=entries,
         sources=sources,
         task=task,
-        method=make_method(model, training_stages(plan, 0, stages, variables)),
+        method=method,
         make_method=make_method,
         method_state=method_state,
         plan=plan,
         stages=stages,
         fresh_head=fresh_head,
-        notes=notes,
         placement=placement,
+        notes=(*notes, *(scan_notes(model) if settings.scan else ())),
     )
+    return experiment._replace(method=experiment.method_at(0))
 
 
 def _image_shape(model: Model, processor: Any) -> dict[str, Any]:
@@ -420,16 +427,3 @@ def _reset(model: Model, variables: dict[str, Any], plan: Plan, key: jax.Array) 
         for path, leaf in flatten(variables.get("batch_stats", {})).items()
     }
     return {**variables, "params": unflatten(params), "batch_stats": unflatten(stats)}
-
-
-def training_stages(plan: Plan, step: int, stages: tuple[str, ...], variables: Mapping[str, Any]) -> tuple[str, ...]:
-    """The stages that run in training mode: those with a live leaf, unless the plan says otherwise of statistics."""
-    live = plan.live(step)
-    with_stats = {s for s in stages if any(p.startswith(f"backbone/{s}/") for p in flatten(variables["batch_stats"]))}
-    training = [s for s in stages if any(p.startswith(f"backbone/{s}/") for p in live)]
-    if plan.batch_stats == "frozen":
-        training = [s for s in training if s not in with_stats]
-    if plan.batch_stats == "train":
-        training = [s for s in stages if s in training or s in with_stats]
-    head = ("head",) if any(p.startswith("head/") for p in live) else ()
-    return (*training, *head)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax.assembly.caching import estimates
-from tljax.assembly.costs import full_step
+from tljax.assembly.costs import full_step, one_by_one, step_one_by_one
 from tljax.assembly.domains import examiner
 from tljax.assembly.experiment import Experiment, used_paths
 from tljax.assembly.phases import Phase, at, enter, make_phases, masters, phase_at, since, split_leaves
@@ -321,12 +321,14 @@ def summary(experiment: Experiment) -> dict[str, Any]:
 def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
     """The table of stages; FLOPs of the compiled step and of a forward pass on the same batch; what else takes room.
 
-    A config without training data or without an optimizer (an evaluation, a probe) has a forward pass only.
+    A config without training data or without an optimizer (an evaluation, a probe) has a forward pass only. FLOPs of
+    stages under a scan are those of the stages one by one, as they are before they are compiled.
 
     Returns:
       that of `stage_table`, `title`, `batch` (its size), `events`; `flops`: `forward`, `step`, and `share`, which the
       step is of one that fine-tunes everything, both as they are before they are compiled; `temporary_bytes` of the
-      step on a device: activations above all; `cache`: see `tljax.assembly.caching.estimates`.
+      step on a device: activations above all; `cache`: see `tljax.assembly.caching.estimates`; `groups`: of stages that
+      run under a scan.
     """
     settings, sharding = experiment.settings, batch_sharding(experiment.mesh)
     strategies = ", ".join(experiment.config.get("strategy") or ["fine_tune"])
@@ -338,9 +340,12 @@ def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
         batches = jax.device_put(next(training_batches(experiment, 0)), sharding)
         lowered = parts.step.lower(parts.state, frozen, batches, parts.key)
         step, full = lowered.compile(), full_step(experiment, batches, parts.key, steps=parts.steps)
+        if settings.scan:
+            counted = step_one_by_one(experiment, parts.phases[0].optimizer)
+            lowered = counted.lower(parts.state, frozen, batches, parts.key)
         batch = batches.get("train") or next(iter(batches.values()))
         batch = batch if "inputs" in batch else {**batch, "inputs": next(iter(batch["views"].values()))}
-        found["flops"]["step"] = step.cost_analysis()["flops"]
+        found["flops"]["step"] = (lowered if settings.scan else step).cost_analysis()["flops"]
         found["flops"]["share"] = lowered.cost_analysis()["flops"] / full.cost_analysis()["flops"]
         found["temporary_bytes"] = step.memory_analysis().temp_size_in_bytes
         found["cache"] = estimates(experiment)
@@ -352,6 +357,7 @@ def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
         batch = jax.device_put(next(evaluation_batches(experiment, next(iter(experiment.sources)))), sharding)
         table = stage_table(experiment, live if trains else {}, frozen if trains else {**frozen, **live}, {})
     params = merge(live, frozen, jnp.dtype(settings.compute_dtype))
-    ahead = predictor(experiment).lower(params, stats, batch).compile()
-    found["flops"]["forward"] = ahead.cost_analysis()["flops"]
-    return {**found, **table, "batch": batch["weight"].shape[0]}
+    ahead = predictor(one_by_one(experiment)).lower(params, stats, batch)
+    found["flops"]["forward"] = (ahead if settings.scan else ahead.compile()).cost_analysis()["flops"]
+    groups = (experiment.model_at(0) if "step" in found["flops"] else experiment.model).groups
+    return {**found, **table, "batch": batch["weight"].shape[0], "groups": groups}

@@ -23,16 +23,19 @@ def run(arguments: Arguments) -> int:
     display.console.print(stage_table(summary))
     for step, line in summary.get("events", {}).items():
         display.say(f"step {step}: {line}")
+    for group in summary["groups"]:
+        display.say(f"{group[0]} … {group[-1]} run under one scan, {len(group)} stages")
     flops = summary["flops"]
+    how = "counted" if summary["groups"] else "compiled"
     if "step" in flops:
         display.say(
-            f"compiled for a batch of {summary['batch']}: step {flops['step'] / 1e9:.2f} GFLOP, "
+            f"{how} for a batch of {summary['batch']}: step {flops['step'] / 1e9:.2f} GFLOP, "
             f"forward pass {flops['forward'] / 1e9:.2f} GFLOP (ratio {flops['step'] / flops['forward']:.2f}); "
             f"{flops['share']:.0%} of a step that trains everything"
         )
         display.say(f"temporaries of the step, activations above all: {size_text(summary['temporary_bytes'])} a device")
     else:
-        display.say(f"compiled forward pass for a batch of {summary['batch']}: {flops['forward'] / 1e9:.2f} GFLOP")
+        display.say(f"{how} forward pass for a batch of {summary['batch']}: {flops['forward'] / 1e9:.2f} GFLOP")
     for step, (size, why) in summary.get("cache", {}).items():
         when = f" from step {step} on" if step else ""
         display.say(f"no stage cache{when}: {why}" if why else f"stage cache{when}: up to {size_text(size)} on disk")
