@@ -29,6 +29,8 @@ def get_config() -> ConfigDict:
     )
     texts = dict(source="synthetic:text:words=600,count=100000", processor=dict(max_length=512, lengths=(512,)))
     config.data = dict(train=dict(**texts), validation=dict(**texts, split="validation", limit=10_000))
-    config.train = dict(batch_size=2048, steps=12_500, eval_every=2_500, compute_dtype="bfloat16", remat="stages")
+    config.train = dict(
+        batch_size=2048, steps=12_500, eval_every=2_500, compute_dtype="bfloat16", remat="stages", scan=True
+    )
     config.mesh = dict(data=-1, fsdp=16)
     return config

@@ -30,6 +30,8 @@ def get_config() -> ConfigDict:
     config.optim = dict(name="adamw", learning_rate=2e-4, schedule="cosine", warmup=0.03, clip=1.0)
     texts = dict(source="synthetic:text:words=200,count=2000")
     config.data = dict(train=dict(**texts), validation=dict(**texts, split="validation", limit=200))
-    config.train = dict(batch_size=256, steps=1_000, eval_every=250, compute_dtype="bfloat16", remat="stages")
+    config.train = dict(
+        batch_size=256, steps=1_000, eval_every=250, compute_dtype="bfloat16", remat="stages", scan=True
+    )
     config.mesh = dict(data=-1, fsdp=16)
     return config

@@ -27,9 +27,15 @@ from tljax.assembly.training import batch_shapes, training
 from tljax.base.errors import RunError, UserError
 from tljax.base.tables import suggest
 
-ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost"}
-"""What libtpu otherwise asks the cloud's metadata server, and waits for an answer, and complains that there is none. Of
-the chips that it compiles for the topology alone decides."""
+ALONE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""What libtpu is told where nothing runs on a TPU. It would ask the cloud's metadata server what machine this is, wait
+for an answer, and complain that there is none; and it would lock the chips, so that two processes could not compile at
+once. For which chips it compiles the topology alone decides."""
 
 
 class Topology(NamedTuple):
