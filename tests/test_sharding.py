@@ -1,5 +1,12 @@
 """Meshes and shardings on four simulated devices."""
 
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +14,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from tljax.base.errors import UserError
-from tljax.sharding import batch_sharding, make_mesh, replicated, shardings
+from tljax.sharding import batch_sharding, hybrid_devices, make_mesh, replicated, shardings, to_shards
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 4, reason="needs four (simulated) devices")
 RULES = (
@@ -105,3 +112,110 @@ def test_a_jitted_step_runs_sharded_and_equals_one_device():
 
 def test_a_mesh_without_batch_axes_repeats_the_batch():
     assert batch_sharding(make_mesh(devices=four(), tensor=4)).is_fully_replicated
+
+
+def slices(*sizes, named=True):
+    """Devices of slices of these sizes, which are told apart by `slice_index`, or by the process."""
+    count, devices = iter(range(100)), []
+    for number, size in enumerate(sizes):
+        own = {"slice_index": number, "process_index": 0} if named else {"process_index": number}
+        devices += [SimpleNamespace(id=next(count), platform="cpu", device_kind="cpu", **own) for _ in range(size)]
+    return devices
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by slice", "by process"])
+@pytest.mark.parametrize(
+    ("sizes", "dcn", "expected"),
+    [
+        ({"data": 4, "fsdp": 2}, {"data": 2}, [[0, 1], [2, 3], [4, 5], [6, 7]]),
+        ({"data": 2, "fsdp": 4}, {"data": 2}, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        ({"data": 2, "fsdp": 4}, {"fsdp": -1}, [[0, 1, 4, 5], [2, 3, 6, 7]]),
+        ({"data": 8}, {"data": -1}, [0, 1, 2, 3, 4, 5, 6, 7]),
+    ],
+    ids=str,
+)
+def test_an_axis_of_the_slow_network_has_slices_as_its_outer_part(sizes, dcn, expected, named):
+    found = hybrid_devices(slices(4, 4, named=named), sizes, dcn)
+    assert np.vectorize(lambda device: device.id)(found).tolist() == expected
+
+
+def test_two_axes_may_cross_slices():
+    found = hybrid_devices(slices(2, 2, 2, 2), {"data": 4, "fsdp": 2}, {"data": 2, "fsdp": 2})
+    assert np.vectorize(lambda device: device.slice_index)(found).tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("devices", "sizes", "dcn", "message"),
+    [
+        (slices(4, 4), {"data": 8}, {"dta": 2}, "dcn names 'dta', which is no axis of it. Did you mean 'data'"),
+        (slices(4, 4), {"data": 8}, {"tensor": 2}, "dcn names 'tensor'"),
+        (slices(4, 4), {"data": 8}, {"data": 4}, "must multiply to 2, the number of slices"),
+        (slices(4, 4), {"data": 4, "fsdp": 2}, {"data": -1, "fsdp": -1}, "only one entry of dcn may be -1"),
+        (slices(4, 4), {"data": 8}, {"data": 0}, "dcn.data is 0"),
+        (slices(3, 3), {"data": 3, "fsdp": 2}, {"data": 2}, "data is 3, which 2 slices cannot share evenly"),
+        (slices(4, 2), {"data": 2, "fsdp": 3}, {"data": 2}, r"different sizes: \{0: 4, 1: 2\}"),
+        (slices(4, 4), {"data": 4}, {"data": 2}, "would leave devices idle"),
+        (slices(8), {"data": 8}, {"data": 2}, "8 devices of 1 slices, told apart by their slice_index"),
+        (slices(8, named=False), {"data": 8}, {"data": 2}, "told apart by their process"),
+    ],
+    ids=str,
+)
+def test_slices_and_sizes_must_fit(devices, sizes, dcn, message):
+    with pytest.raises(UserError, match=message):
+        hybrid_devices(devices, sizes, dcn)
+
+
+def test_devices_of_several_slices_need_to_be_told_which_axis_crosses_them():
+    with pytest.raises(UserError, match=r"they are of 2 slices. Say .* dcn=dict\(fsdp=2\)"):
+        make_mesh(devices=slices(4, 4), fsdp=8)
+    assert dict(make_mesh(devices=four(), data=4, dcn={"data": -1}).shape) == {"data": 4}, "one slice is no fault"
+
+
+PROCESS = """
+import sys, jax, numpy as np
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from tljax.sharding import batch_sharding, make_mesh
+mesh = make_mesh(data=4, fsdp=2, dcn=dict(data=-1))
+rows = np.arange(16.0).reshape(8, 2)
+batch = jax.make_array_from_callback((8, 2), batch_sharding(mesh), lambda index: rows[index])
+total = jax.jit(lambda x: (x * x).sum())(batch)
+print([[device.process_index for device in row] for row in mesh.devices], float(total))
+"""
+
+
+def test_two_processes_are_two_slices():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, address, str(number)],
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    for process in running:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert out.split("\n")[-2] == f"[[0, 0], [0, 0], [1, 1], [1, 1]] {float((np.arange(16) ** 2).sum())}"
+
+
+@pytest.mark.parametrize("axes", [{"data": 1}, {"fsdp": 4}, {"data": 2, "fsdp": 2}], ids=str)
+@pytest.mark.parametrize("kind", ["numpy", "host", "shards"])
+def test_what_goes_to_its_shards_keeps_its_values_and_may_be_donated(axes, kind):
+    mesh = make_mesh(devices=four(), **axes)
+    x = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
+    there = shardings(RULES, {"a/kernel": x}, mesh)["a/kernel"]
+    makers = {"numpy": np.copy, "host": jnp.array, "shards": lambda x: jax.device_put(x, there)}
+    given = makers[kind](x)
+    owned = to_shards(given, there, dtype=jnp.float32, own=True)
+    assert owned.sharding == there
+    doubled = jax.jit(lambda w: w * 2, donate_argnums=0)(owned)
+    np.testing.assert_array_equal(doubled, x * 2)
+    np.testing.assert_array_equal(given, x)
+    half = to_shards(given, there, dtype=jnp.bfloat16)
+    assert np.asarray(half).tobytes() == np.asarray(jnp.asarray(x).astype(jnp.bfloat16)).tobytes()

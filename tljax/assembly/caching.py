@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.assembly.experiment import Experiment, training_stages
+from tljax.assembly.experiment import Experiment
 from tljax.assembly.phases import starts_of
 from tljax.assembly.reading import stream_seed
 from tljax.assembly.running import evaluation_size, placed
+from tljax.assembly.stages import training_stages
 from tljax.base.errors import raise_faults
 from tljax.base.paths import flatten
 from tljax.base.types import Model, Source
@@ -196,7 +197,8 @@ def _cut(experiment: Experiment, start: str) -> _Cut:
     def run(params, batch_stats, inputs):
         stop = model.stop if start == HEAD else start
         variables = {"params": params.get("backbone", {}), "batch_stats": batch_stats.get("backbone", {})}
-        carry = model.backbone.apply(variables, family.start(model.config, inputs), stop=stop)
+        carry = family.start(model.config, inputs)
+        carry = model.backbone.apply(variables, carry, stop=stop, groups=model.groups)
         if start != HEAD:
             return carry
         outputs = {key: x for key, x in family.finish(model.config, carry).items() if x is not None}

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from tljax import optim
 from tljax.assembly.experiment import Experiment, used_paths
@@ -31,7 +32,7 @@ def full_step(experiment: Experiment, batches: Mapping[str, Any], key: jax.Array
     others = {path: leaf for path, leaf in plain.items() if path not in masters}
     frozen = jax.eval_shape(lambda leaves: {path: cast(leaf, dtype) for path, leaf in leaves.items()}, others)
     variables = {**experiment.variables, "params": unflatten(plain)}
-    whole = experiment._replace(plan=compose({}, tuple(masters)), variables=variables)
+    whole = one_by_one(experiment)._replace(plan=compose({}, tuple(masters)), variables=variables)
     begun = dict.fromkeys(masters, 0)
     optimizer, _ = call(
         optim.make_optimizer, (masters, steps, {}, begun, 0), experiment.config.get("optim"), where="config.optim"
@@ -45,6 +46,28 @@ def full_step(experiment: Experiment, batches: Mapping[str, Any], key: jax.Array
 
     step = make_step(method, optimizer, compute_dtype=dtype, accumulate=settings.accumulate)
     return jax.jit(step).lower(jax.eval_shape(first, masters), frozen, batches, key)
+
+
+def one_by_one(experiment: Experiment) -> Experiment:
+    """The experiment without scans over stages, whose body XLA's count sees once, for however many it stands."""
+    settings, model = experiment.settings._replace(scan=False), experiment.model._replace(groups=())
+    return experiment._replace(settings=settings, model=model)
+
+
+def step_one_by_one(experiment: Experiment, optimizer: optax.GradientTransformation) -> Any:
+    """The jitted step of the experiment, with the arguments of its own, but without scans over stages."""
+    settings, plan = experiment.settings, experiment.plan
+    step = make_step(
+        one_by_one(experiment).method_at(0),
+        optimizer,
+        compute_dtype=jnp.dtype(settings.compute_dtype),
+        accumulate=settings.accumulate,
+        pull=plan.pull,
+        mixed=plan.mixed,
+        average=plan.average,
+        skip=settings.nonfinite == "skip",
+    )
+    return jax.jit(step)
 
 
 def _plain(experiment: Experiment) -> dict[str, Any]:

@@ -6,8 +6,7 @@ Whatever is random has its own key, so that one choice does not move another's r
 """
 
 import itertools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,9 +21,11 @@ from tljax.assembly.objective import (
     with_feature,
     with_feature_shape,
 )
+from tljax.assembly.placing import Placement, check_placement, mesh_of
 from tljax.assembly.quantizing import exchanged, quantized_leaves, rounded
-from tljax.assembly.reading import Reading, check_tasks, reading_of, task_of
+from tljax.assembly.reading import Reading, check_batches, check_tasks, reading_of, sharers, task_of
 from tljax.assembly.sections import SECTIONS, Entry, ModelSection
+from tljax.assembly.stages import scan_notes, scanned, training_stages
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
 from tljax.base.tables import call, lookup, suggest
@@ -35,7 +36,7 @@ from tljax.data.sources import open_source
 from tljax.data.subsets import subset
 from tljax.models import get_family
 from tljax.models.forward import init_variables
-from tljax.sharding import BATCH_AXES, make_mesh
+from tljax.sharding import on_host
 from tljax.strategies.compose import compose
 from tljax.tasks.spec import TaskSpec
 from tljax.train.probe import Probe
@@ -63,7 +64,8 @@ class Experiment(NamedTuple):
       plan: the composed strategies.
       stages: the stages that run, in depth order.
       fresh_head: whether the head has leaves that no checkpoint filled.
-      notes: what `adapt` did.
+      notes: what `adapt` did, and what cannot be done.
+      placement: where its leaves lie.
       cached: steps done → the experiment that is trained from there on, with a stage cache or without; see
         `tljax.assembly.caching`. Empty without caches.
     """
@@ -86,6 +88,7 @@ class Experiment(NamedTuple):
     stages: tuple[str, ...]
     fresh_head: bool
     notes: tuple[str, ...]
+    placement: Placement = Placement()
     cached: Mapping[int, Any] = {}
 
     @property
@@ -99,7 +102,11 @@ class Experiment(NamedTuple):
 
     def method_at(self, step: int) -> Method:
         """The method as it is at `step`: the stages that are live by then run in training mode."""
-        return self.make_method(self.model, training_stages(self.plan, step, self.stages, self.variables))
+        return self.make_method(self.model_at(step), training_stages(self.plan, step, self.stages, self.variables))
+
+    def model_at(self, step: int) -> Model:
+        """The model as the method runs it at `step`: stages are scanned together that are equally live by then."""
+        return scanned(self.model, self.variables, self.plan.live(step)) if self.settings.scan else self.model
 
     @property
     def reading(self) -> Reading:
@@ -114,12 +121,21 @@ class Experiment(NamedTuple):
         return _reading(self.method, self.settings, self.mesh, self.entries, self.sources)
 
 
-def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experiment:
-    """The objects that `config` (plain nested dicts) describes.
+@on_host()
+def build(
+    config: Mapping[str, Any],
+    *,
+    data_dir: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    make: Callable[..., tuple] = make_model,
+) -> Experiment:
+    """The objects that `config` (plain nested dicts) describes, with all leaves in the memory of the host.
 
     Args:
       config: the sections of a config; see `SECTIONS` and docs/configs.md.
       data_dir: the folder of raw data, for sources that read files; default TLJAX_DATA.
+      devices: of the mesh; default: all of the run.
+      make: what makes models, as `make_model`.
 
     Raises:
       UserError: an unknown section, name or key, a rule that matches nothing, data that do not fit the task …
@@ -130,16 +146,16 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     )
     seed = int(config.get("seed", 0))
     settings = call(Settings, (), config.get("train"), where="config.train").check()
-    mesh = call(make_mesh, (), config.get("mesh"), where="config.mesh")
+    mesh, placement = mesh_of(config.get("mesh"), devices)
     call(Probe, (), config.get("probe"), where="config.probe")
     entries = _entries(config.get("data") or {})
     check_tasks(config.get("task"), entries)
-    _check_batches(settings, mesh, entries)
+    check_batches(settings, mesh, entries)
     sources = open_entries(config, data_dir=data_dir)
     key = jax.random.key(seed)
 
     section = call(ModelSection, (), config.get("model"), where="config.model")
-    model, variables, processor, notes = make_model(section, jax.random.fold_in(key, 0))
+    model, variables, processor, notes = make(section, jax.random.fold_in(key, 0))
     readers = {name: _processor(name, entry, processor, section, model) for name, entry in entries.items()}
 
     spec = _spec(model, entries, sources, readers)
@@ -150,7 +166,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     model = model._replace(stop=stop)
     stages = tuple(s for s in model.backbone.stages if s != stop)
 
-    make_method, teacher = objective_of(config, task, remat=settings.remat == "stages")
+    make_method, teacher = objective_of(config, task, remat=settings.remat == "stages", make=make)
     # Which stages train follows from the paths, and some paths are the method's own: so it is made twice.
     method = make_method(model, ())
     check_streams(method, config.get("method"), entries)
@@ -169,7 +185,9 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
     variables = _begun(model, variables, plan, key)
     if teacher is not None:  # after the strategies: no strategy moves it
         variables["params"]["teacher"] = teacher
-    return Experiment(
+    check_placement(placement, {path: flatten(variables["params"])[path] for path in used_paths(variables, stop)})
+    model = scanned(model, variables) if settings.scan else model
+    experiment = Experiment(
         config=dict(config),
         seed=seed,
         settings=settings,
@@ -181,14 +199,16 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None) -> Experime
         entries=entries,
         sources=sources,
         task=task,
-        method=make_method(model, training_stages(plan, 0, stages, variables)),
+        method=method,
         make_method=make_method,
         method_state=method_state,
         plan=plan,
         stages=stages,
         fresh_head=fresh_head,
-        notes=notes,
+        placement=placement,
+        notes=(*notes, *(scan_notes(model) if settings.scan else ())),
     )
+    return experiment._replace(method=experiment.method_at(0))
 
 
 def _image_shape(model: Model, processor: Any) -> dict[str, Any]:
@@ -207,36 +227,7 @@ def _reading(
     sources: Mapping[str, Source],
 ) -> Reading:
     counts = {name: len(sources[name].records) for name in method.streams}
-    return reading_of(method, settings, entries, counts, unit=_ways(mesh) * settings.accumulate)
-
-
-def _ways(mesh: Any) -> int:
-    """The devices that share a batch."""
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
-
-
-def _check_batches(settings: Settings, mesh: Any, entries: Mapping[str, Entry]) -> None:
-    """Every part of a batch must be cut evenly among the devices that share it."""
-    ways = _ways(mesh)
-    parts = {
-        "train.batch_size": (settings.batch_size, settings.accumulate),
-        "train.eval_batch_size": (settings.eval_batch_size or settings.batch_size, 1),
-        **{
-            f"data.{name}.batch_size": (x.batch_size, settings.accumulate)
-            for name, x in entries.items()
-            if x.batch_size
-        },
-    }
-    raise_faults(
-        f"The batches do not fit the mesh {dict(mesh.shape)} (config.mesh):",
-        [
-            f"config.{name} is {size}"
-            + (f", in {count} accumulated parts" if count > 1 else "")
-            + f"; it must be a multiple of {ways * count}."
-            for name, (size, count) in parts.items()
-            if size % (ways * count)
-        ],
-    )
+    return reading_of(method, settings, entries, counts, unit=sharers(mesh) * settings.accumulate)
 
 
 def _entries(section: Mapping[str, Any]) -> dict[str, Entry]:
@@ -382,7 +373,8 @@ def _with_head(
     if not own and head is not None:
         params.pop("head", None)
         if task.fill is not None:
-            made = task.fill(model, variables, next(iter(readers.values()), None))
+            with jax.default_device(None):  # it may run a tower, for which the accelerators are there
+                made = task.fill(model, variables, next(iter(readers.values()), None))
         else:
             made = init_head(model, head, key)
             fresh = bool(made)
@@ -435,16 +427,3 @@ def _reset(model: Model, variables: dict[str, Any], plan: Plan, key: jax.Array) 
         for path, leaf in flatten(variables.get("batch_stats", {})).items()
     }
     return {**variables, "params": unflatten(params), "batch_stats": unflatten(stats)}
-
-
-def training_stages(plan: Plan, step: int, stages: tuple[str, ...], variables: Mapping[str, Any]) -> tuple[str, ...]:
-    """The stages that run in training mode: those with a live leaf, unless the plan says otherwise of statistics."""
-    live = plan.live(step)
-    with_stats = {s for s in stages if any(p.startswith(f"backbone/{s}/") for p in flatten(variables["batch_stats"]))}
-    training = [s for s in stages if any(p.startswith(f"backbone/{s}/") for p in live)]
-    if plan.batch_stats == "frozen":
-        training = [s for s in training if s not in with_stats]
-    if plan.batch_stats == "train":
-        training = [s for s in stages if s in training or s in with_stats]
-    head = ("head",) if any(p.startswith("head/") for p in live) else ()
-    return (*training, *head)

@@ -35,13 +35,16 @@ START = "start"
 
 
 def teacher_of(
-    section: Mapping[str, Any], start: Mapping[str, Any] | None = None
+    section: Mapping[str, Any],
+    start: Mapping[str, Any] | None = None,
+    make: Callable[..., tuple] = make_model,
 ) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
     """(`config.method` with a function in place of its section `teacher`, the teacher's wing of the tree or None).
 
     Args:
       section: `config.method`.
       start: `config.model`.
+      make: what makes models.
 
     Raises:
       UserError: a model without a checkpoint where the teacher is the start.
@@ -58,7 +61,7 @@ def teacher_of(
             )
     if not isinstance(given, Mapping):
         return section, None
-    model, variables, _, _ = make_model(call(ModelSection, (), given, where="config.method.teacher"), jax.random.key(0))
+    model, variables, _, _ = make(call(ModelSection, (), given, where="config.method.teacher"), jax.random.key(0))
 
     def teacher(params: Mapping[str, Any], inputs: Mapping[str, Any], **options: Any) -> Mapping[str, Any]:
         return forward(model, params["teacher"], inputs, **options)[0]
@@ -70,20 +73,20 @@ def teacher_of(
 
 
 def objective_of(
-    config: Mapping[str, Any], task: Task, *, remat: bool = False
+    config: Mapping[str, Any], task: Task, *, remat: bool = False, make: Callable[..., tuple] = make_model
 ) -> tuple[Callable[[Model, tuple[str, ...]], Method], dict[str, Any] | None]:
     """((model, stages in training mode) → the method of `config.method`, the teacher's wing of the tree or None).
 
-    With `remat` the gradient of the backbone's stages keeps only what goes into each.
+    With `remat` the gradient of the backbone's stages keeps only what goes into each. `make` makes the teacher.
     """
-    section, teacher = teacher_of(config.get("method") or {}, config.get("model"))
+    section, teacher = teacher_of(config.get("method") or {}, config.get("model"), make)
     options = dict(section)
     function = lookup(methods.TABLE, options.pop("name", "supervised"), what="method")
 
-    def make(model: Model, train_stages: tuple[str, ...]) -> Method:
+    def made(model: Model, train_stages: tuple[str, ...]) -> Method:
         return call(function, (make_forward(model, train_stages, remat=remat), task), options, where="config.method")
 
-    return make, teacher
+    return made, teacher
 
 
 def check_streams(method: Method, section: Mapping[str, Any] | None, entries: Mapping[str, Entry]) -> None:

@@ -9,13 +9,13 @@ import optax
 
 from tljax import optim
 from tljax.assembly.experiment import Experiment, used_paths
-from tljax.assembly.running import compiler_options
+from tljax.assembly.running import compiler_options, put_leaves
+from tljax.assembly.shapes import made, put
 from tljax.base.paths import flatten
 from tljax.base.processes import place
 from tljax.base.tables import call
-from tljax.models import adapters, get_family, quantized
-from tljax.sharding import replicated, shardings
-from tljax.train.state import State, cast, first_state, split
+from tljax.sharding import replicated
+from tljax.train.state import State, first_state
 from tljax.train.step import START, make_step
 
 
@@ -61,10 +61,12 @@ def make_phases(experiment: Experiment, steps: int) -> tuple[tuple[Phase, ...], 
     ever = {**live, **masters(experiment, plan.live(starts[-1]) - live.keys())}
     joined = {path: next(start for start in starts if path in plan.live(start)) for path in ever}
     counts = {name: len(experiment.sources[name].records) for name in experiment.method.streams}
-    # A step donates its state, and a donated buffer has one owner: a teacher's copy must be one.
-    begun = jax.tree.map(
-        lambda x: jnp.array(x, copy=True), experiment.method.start(experiment.method_state, ever, counts)
-    )
+
+    def started(state, live):
+        # A step donates its state, and a donated buffer has one owner: a teacher's copy must be one.
+        return jax.tree.map(lambda x: jnp.array(x, copy=True), experiment.method.start(state, live, counts))
+
+    begun = made(started, experiment.method_state, ever)
     begin = {
         "batch_stats": experiment.variables["batch_stats"],
         "method": begun,
@@ -83,12 +85,15 @@ def make_phases(experiment: Experiment, steps: int) -> tuple[tuple[Phase, ...], 
             where="config.optim",
         )
         phases.append(_phase(experiment, start, optimizer, leaves, frozen, begin))
-    state = first_state(live, phases[0].optimizer, **begin)
-    return (
-        tuple(phases),
-        jax.tree.map(lambda x, like: place(x, like.sharding), state, phases[0].shapes),
-        schedule,
-    )
+    state = _first(_in_shards(phases[0]), live, begin)
+    return tuple(phases), put(state, jax.tree.map(lambda x: x.sharding, phases[0].shapes)), schedule
+
+
+def _first(optimizer: optax.GradientTransformation, live: Mapping[str, Any], begin: Mapping[str, Any]) -> State:
+    """The state before the first step of these masters; `begin` are the arguments of `first_state`."""
+    begin = dict(begin)
+    flags = {name: begin.pop(name) for name in ("average", "skip")}
+    return made(lambda live, begin: first_state(live, optimizer, **flags, **begin), dict(live), begin)
 
 
 def _phase(
@@ -102,7 +107,7 @@ def _phase(
     live, settings = experiment.plan.live(start) & frozenset(leaves), experiment.settings
     now = at(experiment, start)
     mine = {path: leaves[path] for path in live}
-    shapes = jax.eval_shape(lambda live: first_state(live, optimizer, **begin), mine)
+    shapes = _first(optimizer, mine, begin)
     placed = jax.tree_util.tree_map_with_path(
         lambda keys, x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(keys, x, leaves, experiment.mesh)),
         shapes,
@@ -147,10 +152,18 @@ def enter(phase: Phase, state: State, experiment: Experiment) -> State:
     What the optimizer knows of a leaf that was live stays; leaves that become live start from the experiment's values.
     """
     live = {**state.live, **masters(experiment, phase.live - state.live.keys())}
-    optimizer = optim.carried(phase.optimizer.init(live), state.optimizer)
+    optimizer = optim.carried(_in_shards(phase).init(live), state.optimizer)
     average = {path: state.average.get(path, leaf + 0.0) for path, leaf in live.items()} if state.average else {}
     entered = state._replace(live=live, optimizer=optimizer, average=average)
     return jax.tree.map(lambda x, like: place(x, like.sharding), entered, phase.shapes)
+
+
+def _in_shards(phase: Phase) -> optax.GradientTransformation:
+    """The optimizer, whose first state is made in the shards in which it stays."""
+    where = jax.tree.map(lambda x: x.sharding, phase.shapes.optimizer)
+    if all(sharding.num_devices == 1 for sharding in jax.tree.leaves(where)):
+        return phase.optimizer  # there are none, and a program less to compile
+    return phase.optimizer._replace(init=jax.jit(phase.optimizer.init, out_shardings=where))
 
 
 def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
@@ -160,32 +173,24 @@ def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
 
 def split_leaves(experiment: Experiment) -> tuple[dict[str, Any], dict[str, Any]]:
     """(float32 masters of the leaves that are live at the start, frozen leaves) of those that run, placed."""
-    parts = split(_leaves(experiment), experiment.plan.live(0), jnp.dtype(experiment.settings.compute_dtype))
-    return tuple(_placed(experiment, leaves) for leaves in parts)
+    leaves, live = _leaves(experiment), experiment.plan.live(0)
+    frozen = {path: leaf for path, leaf in leaves.items() if path not in live}
+    return masters(experiment, leaves.keys() - frozen.keys()), put_leaves(experiment, frozen, frozen=True)
 
 
 def masters(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]:
     """Float32 copies of leaves with the experiment's values, placed; nobody else owns them, for a step donates them."""
-    leaves = _leaves(experiment)
-    live, _ = split({path: leaves[path] for path in paths}, frozenset(paths), jnp.float32)
-    return _placed(experiment, live)
+    paths = frozenset(paths)
+    return put_leaves(experiment, {path: leaf for path, leaf in _leaves(experiment).items() if path in paths})
 
 
 def _carried(experiment: Experiment) -> dict[str, Any]:
     """What a stage cache holds once for all examples, placed."""
-    dtype, flat = jnp.dtype(experiment.settings.compute_dtype), flatten(experiment.variables["params"])
-    return _placed(experiment, {path: cast(leaf, dtype) for path, leaf in flat.items() if path.startswith("carried/")})
+    flat = flatten(experiment.variables["params"])
+    return put_leaves(experiment, {path: x for path, x in flat.items() if path.startswith("carried/")}, frozen=True)
 
 
 def _leaves(experiment: Experiment) -> dict[str, Any]:
     """The leaves of the stages that run."""
     used = set(used_paths(experiment.variables, experiment.model.stop))
     return {path: leaf for path, leaf in flatten(experiment.variables["params"]).items() if path in used}
-
-
-def _placed(experiment: Experiment, leaves: Mapping[str, Any]) -> dict[str, Any]:
-    family = get_family(experiment.model.family)
-    rules = (*adapters.SHARDING, *quantized.SHARDING, *family.sharding, (r"(head|method|teacher|carried)/.*", ()))
-    shapes = {quantized.kernel_path(path): x.shape for path, x in leaves.items()}
-    places = shardings(rules, shapes, experiment.mesh, strict=False)
-    return place(dict(leaves), {path: places[quantized.kernel_path(path)] for path in leaves})

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
@@ -12,7 +13,7 @@ from tljax.base.types import Model, Quantization
 from tljax.models import get_family
 from tljax.models.forward import forward
 from tljax.models.layers import Dense
-from tljax.models.quantized import NF4, kernel_of, quantized, with_quantized
+from tljax.models.quantized import NF4, kernel_of, quantized, quantized_shapes, with_quantized
 
 
 def quantized_leaves(
@@ -31,13 +32,21 @@ def quantized_leaves(
         if path in dense and how.kind == NF4 and flat[path].shape[0] % 2:
             fault = f"has {flat[path].shape[0]} inputs, and nf4 puts two into a byte."
         if fault is None:
-            found[path] = quantized(flat[path], how.kind, double=how.double)
+            found[path] = _held(flat[path], how)
         elif how.named:
             faults.append(f"{path} {fault}")
     raise_faults("These kernels cannot be quantised; leave them out of config.strategy.quantize.targets:", faults)
     if not found:
         raise UserError(f"The blocks of the {model.family} have no kernel of a dense layer for quantize. Drop it.")
     return found
+
+
+def _held(kernel: Any, how: Quantization) -> dict[str, Any]:
+    """The leaves that hold `kernel`; where it is traced, for its shape alone, leaves of the same shapes."""
+    if isinstance(kernel, jax.core.Tracer):
+        shapes = quantized_shapes(kernel.shape, how.kind, double=how.double)
+        return {name: jnp.zeros(*shape) for name, shape in shapes.items()}
+    return quantized(kernel, how.kind, double=how.double)
 
 
 def rounded(

@@ -1,5 +1,6 @@
 """How the entries of config.data are read: whose task each is, how many examples a step takes of each, an epoch."""
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from tljax.assembly.sections import Entry
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import suggest
 from tljax.base.types import Method, Task
+from tljax.sharding import BATCH_AXES
 from tljax.train.settings import Settings
 
 
@@ -68,6 +70,35 @@ def reading_of(
         sizes |= {name: unit * share for name, share in share_out(shares, left // unit).items()}
     names = ("train",) if "train" in sizes else tuple(sizes)
     return Reading(sizes, sum(counts[name] for name in names), sum(sizes[name] for name in names))
+
+
+def sharers(mesh: Any) -> int:
+    """The devices that share a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
+
+
+def check_batches(settings: Settings, mesh: Any, entries: Mapping[str, Entry]) -> None:
+    """Every part of a batch must be cut evenly among the devices that share it."""
+    ways = sharers(mesh)
+    parts = {
+        "train.batch_size": (settings.batch_size, settings.accumulate),
+        "train.eval_batch_size": (settings.eval_batch_size or settings.batch_size, 1),
+        **{
+            f"data.{name}.batch_size": (x.batch_size, settings.accumulate)
+            for name, x in entries.items()
+            if x.batch_size
+        },
+    }
+    raise_faults(
+        f"The batches do not fit the mesh {dict(mesh.shape)} (config.mesh):",
+        [
+            f"config.{name} is {size}"
+            + (f", in {count} accumulated parts" if count > 1 else "")
+            + f"; it must be a multiple of {ways * count}."
+            for name, (size, count) in parts.items()
+            if size % (ways * count)
+        ],
+    )
 
 
 def share_out(shares: Mapping[str, float], count: int) -> dict[str, int]:

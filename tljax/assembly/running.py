@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax.assembly.experiment import Experiment
+from tljax.assembly.placing import places
 from tljax.base.errors import UserError
+from tljax.base.paths import flatten, unflatten
 from tljax.base.processes import parts, place
 from tljax.base.tables import call
 from tljax.base.types import Source, Task
 from tljax.data.streams import eval_stream
 from tljax.models.forward import forward
 from tljax.models.heads import Classifier, Embedding
-from tljax.sharding import batch_sharding, replicated
+from tljax.sharding import batch_sharding, replicated, to_shards
 from tljax.train import probe as probes
 from tljax.train.evaluate import collect, measure
-from tljax.train.state import cast
 from tljax.train.step import KEEP_BARRIERS
 
 ANSWERS = ("label", "tags", "answers", "target_text", "boxes", "labels", "mask")
@@ -74,9 +75,19 @@ def predictor(experiment: Experiment, *, task: Task | None = None, head: Any = N
 
 def placed(experiment: Experiment) -> tuple[dict, Any]:
     """(params in the compute dtype, running statistics) on the mesh, of the experiment as it stands."""
-    dtype = jnp.dtype(experiment.settings.compute_dtype)
-    params = jax.tree.map(partial(cast, dtype=dtype), dict(experiment.variables["params"]))
-    return place((params, experiment.variables["batch_stats"]), replicated(experiment.mesh))
+    params = put_leaves(experiment, flatten(experiment.variables["params"]), frozen=True)
+    return unflatten(params), place(experiment.variables["batch_stats"], replicated(experiment.mesh))
+
+
+def put_leaves(experiment: Experiment, leaves: Mapping[str, Any], *, frozen: bool = False) -> dict[str, Any]:
+    """Flat leaves in their shards: float32 masters that a step may donate, or frozen ones in the compute dtype."""
+    where = places(experiment.model.family, leaves, experiment.mesh, experiment.placement, frozen=frozen)
+    compute = jnp.dtype(experiment.settings.compute_dtype)
+
+    def dtype_of(leaf: Any) -> Any:
+        return (compute if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype) if frozen else jnp.float32
+
+    return {path: to_shards(leaf, where[path], dtype=dtype_of(leaf), own=not frozen) for path, leaf in leaves.items()}
 
 
 def evaluate_as_is(

@@ -53,7 +53,8 @@ def stage_table(
 
 
 def _local_bytes(leaf: Any) -> int:
-    shape = leaf.sharding.shard_shape(leaf.shape) if isinstance(leaf, jax.Array) else leaf.shape
+    sharding = getattr(leaf, "sharding", None)  # of an array, or of a shape that is placed
+    shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
     return int(np.prod(shape)) * leaf.dtype.itemsize
 
 

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from tljax.assembly.caching import estimates
-from tljax.assembly.costs import full_step
+from tljax.assembly.costs import full_step, one_by_one, step_one_by_one
 from tljax.assembly.domains import examiner
 from tljax.assembly.experiment import Experiment, used_paths
 from tljax.assembly.facts import digests, facts_of
 from tljax.assembly.phases import Phase, at, enter, make_phases, masters, phase_at, since, split_leaves
 from tljax.assembly.reading import stream_seed
 from tljax.assembly.running import evaluation_batches, predictor
+from tljax.assembly.shapes import are_shapes, put
 from tljax.assembly.summary import optimizer_bytes, stage_table
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
@@ -66,7 +67,8 @@ def training(experiment: Experiment) -> Training:
     reading = experiment.reading
     steps = reading.timed(experiment.settings).total_steps(reading.records)
     phases, state, schedule = make_phases(experiment, steps)
-    key = place(training_key(experiment.seed), replicated(experiment.mesh))
+    key = training_key(experiment.seed)
+    key = put(jax.eval_shape(lambda: key) if are_shapes(state) else key, replicated(experiment.mesh))
     return Training(phases, phases[0].step, state, phases[0].frozen, key, schedule, steps)
 
 
@@ -178,16 +180,35 @@ def surveyor(experiment: Experiment, parts: Training) -> Callable[[int, State], 
     return before
 
 
+def batch_shapes(experiment: Experiment) -> dict[str, Any]:
+    """{stream: shapes of the batch} of a step, placed as the batches are; texts and sounds as long as they may be.
+
+    One example of each stream is read, and no more; of a stream of episodes a whole batch.
+    """
+    sizes, sharding = experiment.reading.sizes, batch_sharding(experiment.mesh)
+    fixed = {name: processor.fixed_shape() for name, processor in experiment.processors.items()}
+    read = {name: size if experiment.entries[name].episodes else 1 for name, size in sizes.items()}
+    batches = next(_batches(experiment._replace(processors=fixed), 0, read))
+    return {
+        name: jax.tree.map(
+            lambda x, size=sizes[name] // read[name]: jax.ShapeDtypeStruct(
+                (x.shape[0] * size, *x.shape[1:]), x.dtype, sharding=sharding
+            ),
+            batch,
+        )
+        for name, batch in batches.items()
+    }
+
+
 def training_batches(experiment: Experiment, start: int) -> Iterator[dict[str, Any]]:
     """{stream: batch} of each stream that the method reads, from step `start` on, on the host."""
     starts = (start, *sorted(step for step in experiment.cached if step > start))
     for begin, end in itertools.zip_longest(starts, starts[1:]):
-        batches = _batches(at(experiment, begin), begin)
+        batches = _batches(at(experiment, begin), begin, experiment.reading.sizes)
         yield from itertools.islice(batches, None if end is None else end - begin)
 
 
-def _batches(experiment: Experiment, start: int) -> Iterator[dict[str, Any]]:
-    sizes = experiment.reading.sizes
+def _batches(experiment: Experiment, start: int, sizes: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     streams = {name: _stream(experiment, name, start, sizes[name]) for name in experiment.method.streams}
     unlabelled = {name for name, kind in experiment.method.streams.items() if kind == "unlabelled"}
     while True:
@@ -292,12 +313,14 @@ def summary(experiment: Experiment) -> dict[str, Any]:
 def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
     """The table of stages; FLOPs of the compiled step and of a forward pass on the same batch; what else takes room.
 
-    A config without training data or without an optimizer (an evaluation, a probe) has a forward pass only.
+    A config without training data or without an optimizer (an evaluation, a probe) has a forward pass only. FLOPs of
+    stages under a scan are those of the stages one by one, as they are before they are compiled.
 
     Returns:
       that of `stage_table`, `title`, `batch` (its size), `events`; `flops`: `forward`, `step`, and `share`, which the
       step is of one that fine-tunes everything, both as they are before they are compiled; `temporary_bytes` of the
-      step on a device: activations above all; `cache`: see `tljax.assembly.caching.estimates`.
+      step on a device: activations above all; `cache`: see `tljax.assembly.caching.estimates`; `groups`: of stages that
+      run under a scan.
     """
     settings, sharding = experiment.settings, batch_sharding(experiment.mesh)
     strategies = ", ".join(experiment.config.get("strategy") or ["fine_tune"])
@@ -309,9 +332,12 @@ def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
         batches = jax.device_put(next(training_batches(experiment, 0)), sharding)
         lowered = parts.step.lower(parts.state, frozen, batches, parts.key)
         step, full = lowered.compile(), full_step(experiment, batches, parts.key, steps=parts.steps)
+        if settings.scan:
+            counted = step_one_by_one(experiment, parts.phases[0].optimizer)
+            lowered = counted.lower(parts.state, frozen, batches, parts.key)
         batch = batches.get("train") or next(iter(batches.values()))
         batch = batch if "inputs" in batch else {**batch, "inputs": next(iter(batch["views"].values()))}
-        found["flops"]["step"] = step.cost_analysis()["flops"]
+        found["flops"]["step"] = (lowered if settings.scan else step).cost_analysis()["flops"]
         found["flops"]["share"] = lowered.cost_analysis()["flops"] / full.cost_analysis()["flops"]
         found["temporary_bytes"] = step.memory_analysis().temp_size_in_bytes
         found["cache"] = estimates(experiment)
@@ -323,6 +349,7 @@ def inspect_experiment(experiment: Experiment) -> dict[str, Any]:
         batch = jax.device_put(next(evaluation_batches(experiment, next(iter(experiment.sources)))), sharding)
         table = stage_table(experiment, live if trains else {}, frozen if trains else {**frozen, **live}, {})
     params = merge(live, frozen, jnp.dtype(settings.compute_dtype))
-    ahead = predictor(experiment).lower(params, stats, batch).compile()
-    found["flops"]["forward"] = ahead.cost_analysis()["flops"]
-    return {**found, **table, "batch": batch["weight"].shape[0]}
+    ahead = predictor(one_by_one(experiment)).lower(params, stats, batch)
+    found["flops"]["forward"] = (ahead if settings.scan else ahead.compile()).cost_analysis()["flops"]
+    groups = (experiment.model_at(0) if "step" in found["flops"] else experiment.model).groups
+    return {**found, **table, "batch": batch["weight"].shape[0], "groups": groups}

@@ -121,6 +121,7 @@ class Model(NamedTuple):
       start: the first stage that runs: the inputs are then what the stage before it returned, the carry. "head" runs
         the head alone, on the outputs of the backbone. None runs all, from the family's own inputs. What the carry has
         that is the same for all examples stands in the wing `carried` of the parameters.
+      groups: of equal neighbouring stages, each of which runs under one scan; see `tljax.models.scan`.
     """
 
     family: str
@@ -130,6 +131,7 @@ class Model(NamedTuple):
     source: str = "{}"
     stop: str | None = None
     start: str | None = None
+    groups: tuple[tuple[str, ...], ...] = ()
 
 
 class Pretrained(NamedTuple):

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -167,6 +168,20 @@ def import_leaves(
                 leaves[path] = place(path, array)
     raise_faults("The checkpoint holds values that are not finite (allow_nonfinite=True accepts them):", faults)
     return leaves
+
+
+def shape_leaves(fitted: Fit, targets: Mapping[str, Any], dtype: Any = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """{our path: what `import_leaves` would place}, from what is known of the tensors before they are read.
+
+    Args:
+      fitted: from `fit`.
+      targets: our path → something with a `shape` and a `dtype`.
+      dtype: of the leaves; None keeps the stored ones.
+    """
+    stored = {path: fitted.sources[name].dtype for entry in fitted.rows for path in entry.ours for name in entry.theirs}
+    return {
+        path: jax.ShapeDtypeStruct(leaf.shape, dtype or stored.get(path, leaf.dtype)) for path, leaf in targets.items()
+    }
 
 
 def _nonfinite(name: str, fitted: Fit, array: np.ndarray) -> str:

@@ -16,7 +16,16 @@ from tljax.base.tables import lookup, suggest
 from tljax.base.types import Family, HeadFormat, Model, Pretrained
 from tljax.base.weights import Table
 from tljax.checkpoints import FORMATS, darknet_format, vectors_format
-from tljax.checkpoints.convert import Fit, collections_of, coverage, fit, flat_of, import_leaves, is_finite
+from tljax.checkpoints.convert import (
+    Fit,
+    collections_of,
+    coverage,
+    fit,
+    flat_of,
+    import_leaves,
+    is_finite,
+    shape_leaves,
+)
 from tljax.checkpoints.digest import file_sha256
 from tljax.checkpoints.locate import locate
 from tljax.checkpoints.sentence_transformers import read_layout
@@ -64,6 +73,7 @@ def load_pretrained(
     family: str | None = None,
     sha256: str | None = None,
     allow_nonfinite: bool = False,
+    values: bool = True,
 ) -> Pretrained:
     """Loads a checkpoint.
 
@@ -75,6 +85,7 @@ def load_pretrained(
       family: for checkpoints that do not say it themselves (`model_type` in config.json).
       sha256: expected digest of the weight file.
       allow_nonfinite: accept NaN and infinity.
+      values: False reads no more than the files' headers, and the leaves are `jax.ShapeDtypeStruct`s.
 
     Returns:
       `Pretrained(model, variables, processor)`; the head is the checkpoint's own, or None.
@@ -85,7 +96,7 @@ def load_pretrained(
     kind = None if dtype is None else _floating(dtype)
     place = locate(source)
     folder, file = (place, weight_file(place)) if place.is_dir() else (place.parent, place)
-    _check_sha256(file, sha256)
+    _check_sha256(file, sha256 if values else None)
     text, entries = read_config(folder)
     if not place.is_dir() and family not in (None, entries.get("model_type")):
         # A file that stands by chance beside another model's config.json.
@@ -107,11 +118,15 @@ def load_pretrained(
     targets = flat_of(_shapes(model))
     fitted = fit(table, sources, targets, file=str(file))
     _check_width(fitted, kind)
-    place_leaf = _placer(family_entry, targets, kind, mesh, allow_nonfinite)
-    leaves = import_leaves(fitted, place_leaf, allow_nonfinite=allow_nonfinite)
+    if values:
+        place_leaf = _placer(family_entry, targets, kind, mesh, allow_nonfinite)
+        leaves = import_leaves(fitted, place_leaf, allow_nonfinite=allow_nonfinite)
+    else:
+        leaves = shape_leaves(fitted, targets, kind)
     variables = collections_of({path: leaves[path] for path in targets})
     # In C's order, which the writers of tensors take for granted.
-    variables["extras"] = {name: np.array(tensor.read(), order="C") for name, tensor in fitted.extras.items()}
+    extras = {name: np.array(tensor.read(), order="C") for name, tensor in fitted.extras.items() if values}
+    variables["extras"] = extras
     beside = load_processor(folder, entries) if entries and text != "{}" else None
     return Pretrained(model, variables, file_format.processor(file, sources, beside))
 
@@ -284,6 +299,6 @@ def _placer(
         # A device on the host takes an aligned array as it is, a map of the file too, whatever `may_alias` says of an
         # array of NumPy's; of its own arrays it makes a copy, without a temporary.
         aliased = leaf.unsafe_buffer_pointer() == array.ctypes.data
-        return jax.device_put(leaf, leaf.sharding, may_alias=False) if aliased else leaf
+        return jax.device_put(leaf, may_alias=False) if aliased else leaf
 
     return place

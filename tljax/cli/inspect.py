@@ -8,6 +8,10 @@ from tljax.cli.main import Arguments
 
 def run(arguments: Arguments) -> int:
     """Prints each stage with its parameters, what is live, rates, bytes per device, the compiled FLOPs, and memory."""
+    if arguments.options.topology is not None:
+        from tljax.cli import topology
+
+        return topology.run(arguments)
     experiment = build_experiment(arguments)
     from tljax.assembly.training import inspect_experiment
     from tljax.train.display import Display
@@ -19,19 +23,22 @@ def run(arguments: Arguments) -> int:
     display.console.print(stage_table(summary))
     for step, line in summary.get("events", {}).items():
         display.say(f"step {step}: {line}")
+    for group in summary["groups"]:
+        display.say(f"{group[0]} … {group[-1]} run under one scan, {len(group)} stages")
     flops = summary["flops"]
+    how = "counted" if summary["groups"] else "compiled"
     if "step" in flops:
         display.say(
-            f"compiled for a batch of {summary['batch']}: step {flops['step'] / 1e9:.2f} GFLOP, "
+            f"{how} for a batch of {summary['batch']}: step {flops['step'] / 1e9:.2f} GFLOP, "
             f"forward pass {flops['forward'] / 1e9:.2f} GFLOP (ratio {flops['step'] / flops['forward']:.2f}); "
             f"{flops['share']:.0%} of a step that trains everything"
         )
-        display.say(f"temporaries of the step, activations above all: {_size(summary['temporary_bytes'])} a device")
+        display.say(f"temporaries of the step, activations above all: {size_text(summary['temporary_bytes'])} a device")
     else:
-        display.say(f"compiled forward pass for a batch of {summary['batch']}: {flops['forward'] / 1e9:.2f} GFLOP")
+        display.say(f"{how} forward pass for a batch of {summary['batch']}: {flops['forward'] / 1e9:.2f} GFLOP")
     for step, (size, why) in summary.get("cache", {}).items():
         when = f" from step {step} on" if step else ""
-        display.say(f"no stage cache{when}: {why}" if why else f"stage cache{when}: up to {_size(size)} on disk")
+        display.say(f"no stage cache{when}: {why}" if why else f"stage cache{when}: up to {size_text(size)} on disk")
     return 0
 
 
@@ -48,12 +55,12 @@ def stage_table(summary: dict) -> Table:
             f"{row['parameters']:,}",
             live,
             _rate(row["rate"]),
-            *(_size(row[name]) for name in ("parameter_bytes", "gradient_bytes", "optimizer_bytes")),
+            *(size_text(row[name]) for name in ("parameter_bytes", "gradient_bytes", "optimizer_bytes")),
         )
     return table
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
     """Bytes, in the unit that leaves up to three digits before the point."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:

@@ -28,7 +28,7 @@ class Arguments(NamedTuple):
       config: the resolved config as nested dicts, or None where neither --config nor a run folder gave one.
       workdir: the run folder, or None.
       data_dir: the folder of raw data, or None.
-      options: the verb's own options: `text`, `input`, `output`, `split`.
+      options: the verb's own options: `text`, `input`, `output`, `split`, `topology`.
     """
 
     config: dict[str, Any] | None
@@ -75,12 +75,13 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     parser.add_argument("--data_dir", help="folder of raw data; default: the variable TLJAX_DATA")
     parser.add_argument("--text", action="append", default=[], help="predict: a text; repeat for several")
     parser.add_argument("--input", action="append", default=[], help="predict: a file or folder of inputs; soup: a run")
-    parser.add_argument("--output", help="predict: a jsonl file; export: a folder")
+    parser.add_argument("--output", help="predict: a jsonl file; export: a folder; inspect: a file")
     parser.add_argument("--greedy", action="store_true", help="soup: only runs that help on the validation data")
     parser.add_argument("--head", help="export: the one of several tasks whose head is kept")
     parser.add_argument("--adapter", action="store_true", help="export: the adapters alone, as peft writes them")
     parser.add_argument("--allow", default="", help="train: sections of the config that may differ, as data,mesh")
     parser.add_argument("--debug_nans", action="store_true", help="train: replay the step at which the run diverged")
+    parser.add_argument("--topology", help="inspect: a slice of a TPU pod to compile for, such as v5e:16x16")
     parser.add_argument("--split", help="evaluate: the entry of config.data; default: test, else validation")
     add_flags(parser)
     overrides, rest = _take_overrides(argv)

@@ -13,6 +13,7 @@ SOURCES = {
     "squad": "tljax.data.squad:open_squad",
     "jsonl": "tljax.data.columns:open_jsonl",
     "npz": "tljax.data.columns:open_npz",
+    "synthetic": "tljax.data.synthetic:open_synthetic",
     "voc": "tljax.data.detection_sets:open_voc",
     "voc_masks": "tljax.data.segmentation_sets:open_voc_masks",
 }

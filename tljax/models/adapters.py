@@ -22,6 +22,7 @@ import numpy as np
 
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
+from tljax.models.keys import has_key, next_key
 from tljax.models.quantized import kernel_of, with_kernels
 
 LORA, IA3, BOTTLENECK, PARALLEL, PREFIX, PROMPT, VISUAL = NAMES = (
@@ -114,10 +115,10 @@ def linear(
 
 def _dropped(module: nn.Module, x: jax.Array, lora: Mapping[str, jax.Array]) -> jax.Array:
     """What goes into the side branch: in a training step a share of `lora/dropout` is 0, and the rest scaled up."""
-    if "dropout" not in lora or not module.has_rng(DROPOUT):
+    if "dropout" not in lora or not has_key(module, DROPOUT):
         return x
     keep = 1 - lora["dropout"].astype(jnp.float32)
-    kept = jax.random.bernoulli(module.make_rng(DROPOUT), keep, x.shape)
+    kept = jax.random.bernoulli(next_key(module, DROPOUT), keep, x.shape)
     return jnp.where(kept, x / keep, 0).astype(x.dtype)
 
 

@@ -88,7 +88,7 @@ def visible(carry: Mapping[str, Any], window: int = 0) -> jax.Array:
 
 
 def remember(
-    carry: Mapping[str, Any], stage: str, k: jax.Array, v: jax.Array
+    carry: Mapping[str, Any], stage: str | None, k: jax.Array, v: jax.Array
 ) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
     """Writes the new keys and values into the cache, if there is one.
 

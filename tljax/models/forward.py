@@ -64,6 +64,7 @@ def forward(
         record=hidden_states,
         remat=remat,
         gates=gates,
+        groups=model.groups,
         rngs=rngs,
         mutable=["batch_stats"],
     )

@@ -90,10 +90,16 @@ class Embeddings(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention without norm and residual."""
+    """Multi-head attention without norm and residual.
+
+    Attributes:
+      stage: under whose name a cache holds the keys and values.
+      divisor: of the scores, besides that of their size.
+    """
 
     config: Gpt2Config
-    index: int
+    stage: str | None
+    divisor: int
 
     @nn.compact
     def __call__(self, x: jax.Array, carry: dict[str, Any], train: bool) -> tuple[jax.Array, dict[str, Any]]:
@@ -102,11 +108,9 @@ class Attention(nn.Module):
         q, k, v = (
             Dense(c.n_embd, kernel_init=c.init, name=name)(x).reshape(split) for name in ("query", "key", "value")
         )
-        factor = (1.0 if c.scale_attn_weights else q.shape[-1] ** 0.5) / (
-            self.index + 1 if c.scale_attn_by_inverse_layer_idx else 1
-        )
+        factor = (1.0 if c.scale_attn_weights else q.shape[-1] ** 0.5) / self.divisor
         q = q if factor == 1.0 else q * factor
-        k, v, carry = decoders.remember(carry, f"block{self.index}", k, v)
+        k, v, carry = decoders.remember(carry, self.stage, k, v)
 
         def drop(weights: jax.Array) -> jax.Array:
             return dropout(self, weights, c.attn_pdrop, train)
@@ -133,12 +137,12 @@ class Block(nn.Module):
     """One transformer layer, norms before attention and MLP."""
 
     config: Gpt2Config
-    index: int
+    divisor: int
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
         c, x = self.config, carry["hidden"]
-        attention = Attention(c, self.index, name="attention")
+        attention = Attention(c, self.name, self.divisor, name="attention")
         y, carry = attention(LayerNorm(c.layer_norm_epsilon, name="attention_norm")(x), carry, train)
         x = x + y
         x = x + Mlp(c, name="mlp")(LayerNorm(c.layer_norm_epsilon, name="mlp_norm")(x), train)
@@ -159,7 +163,8 @@ class Gpt2(Tower):
 
     def chain(self) -> dict[str, Any]:
         c = self.config
-        blocks = {f"block{i}": functools.partial(Block, c, i) for i in range(c.n_layer)}
+        divisors = range(1, c.n_layer + 1) if c.scale_attn_by_inverse_layer_idx else [1] * c.n_layer
+        blocks = {f"block{i}": functools.partial(Block, c, divisor) for i, divisor in enumerate(divisors)}
         norm = functools.partial(Norm, c.layer_norm_epsilon)
         return {"embed": functools.partial(Embeddings, c), **blocks, "norm": norm}
 

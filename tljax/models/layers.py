@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from tljax.models.adapters import beside, linear, matmul, whole, with_parallel
 from tljax.models.convolution import convolved
+from tljax.models.keys import next_key
 from tljax.models.prompts import after_places, with_prefix, with_prompt
 from tljax.models.quantized import held
 
@@ -229,7 +230,7 @@ def dropout(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Ar
         return x
     if rate >= 1.0:
         return jnp.zeros_like(x)
-    keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, x.shape)
+    keep = jax.random.bernoulli(next_key(module), 1 - rate, x.shape)
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 

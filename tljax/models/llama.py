@@ -183,7 +183,7 @@ class Attention(nn.Module):
     """Grouped-query attention with rotary positions, without norm and residual."""
 
     config: LlamaConfig
-    stage: str
+    stage: str | None
     window: int
 
     @nn.compact
@@ -224,13 +224,12 @@ class Block(nn.Module):
     """One transformer layer, norms before attention and MLP."""
 
     config: LlamaConfig
-    stage: str
     window: int
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
         c, x = self.config, carry["hidden"]
-        attention = Attention(c, self.stage, self.window, name="attention")
+        attention = Attention(c, self.name, self.window, name="attention")
         y, carry = attention(RMSNorm(c.rms_norm_eps, name="attention_norm")(x), carry, train)
         x = x + y
         x = x + GatedMlp(c, name="mlp")(RMSNorm(c.rms_norm_eps, name="mlp_norm")(x))
@@ -251,7 +250,7 @@ class Llama(Tower):
 
     def chain(self) -> dict[str, Any]:
         c = self.config
-        blocks = {f"block{i}": functools.partial(Block, c, f"block{i}", w) for i, w in enumerate(c.windows)}
+        blocks = {f"block{i}": functools.partial(Block, c, w) for i, w in enumerate(c.windows)}
         return {"embed": functools.partial(Embeddings, c), **blocks, "norm": functools.partial(Norm, c.rms_norm_eps)}
 
     @property

@@ -77,6 +77,17 @@ def quantized(kernel: Any, kind: str, *, double: bool = False) -> dict[str, np.n
     return {**leaves, "scale": places.reshape(-1)[: scale.size].reshape(scale.shape), "second": second, "mean": mean}
 
 
+def quantized_shapes(shape: tuple[int, int], kind: str, *, double: bool = False) -> dict[str, tuple[tuple, str]]:
+    """(shape, dtype) of each leaf that `quantized` would make of a kernel of this `shape`."""
+    count, out = shape
+    if kind == INT8:
+        return {"int8": (shape, "int8"), "scale": ((out,), "float32")}
+    blocks = -(-count // BLOCK)
+    found = {"nf4": ((count // 2, out), "uint8"), "scale": ((blocks, out), "int8" if double else "float32")}
+    more = {"second": ((-(-blocks * out // SECOND),), "float32"), "mean": ((), "float32")}
+    return {**found, **more} if double else found
+
+
 def _divisor(scale: np.ndarray) -> np.ndarray:
     return np.where(scale == 0, np.float32(1), scale)
 

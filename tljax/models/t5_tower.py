@@ -206,18 +206,18 @@ class Words(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention and MLP, norms before them."""
+    """Self-attention and MLP, norms before them; the `first` makes the position bias of all."""
 
     config: T5Config
-    index: int
+    first: bool
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
         if "encoder_hidden" in carry:
             return carry
         c, x = self.config, carry["hidden"]
-        attend = Attention(c, owns_positions=self.index == 0, name="attention")
-        bias = attend.bias(x.shape[1], x.shape[1], 0) if self.index == 0 else carry["position_bias"]
+        attend = Attention(c, owns_positions=self.first, name="attention")
+        bias = attend.bias(x.shape[1], x.shape[1], 0) if self.first else carry["position_bias"]
         y = RMSNorm(c.layer_norm_epsilon, name="attention_norm")(x)
         x = x + attend.attend(y, *attend.keys(y), carry["mask"][:, None, None] > 0, bias, train)
         x = x + Mlp(c, name="mlp")(RMSNorm(c.layer_norm_epsilon, name="mlp_norm")(x), train)
@@ -254,19 +254,19 @@ class DecoderWords(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention, attention to the encoder, and MLP, norms before them."""
+    """Causal self-attention, attention to the encoder, and MLP, norms before them; `first` as in the encoder."""
 
     config: T5Config
-    index: int
+    first: bool
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
         if "decoder_mask" not in carry:
             return carry
-        c, x, stage = self.config, carry["hidden"], f"block{self.index}"
-        attend = Attention(c, bidirectional=False, owns_positions=self.index == 0, name="attention")
+        c, x, stage = self.config, carry["hidden"], self.name
+        attend = Attention(c, bidirectional=False, owns_positions=self.first, name="attention")
         first, slots = carry.get("cache_index", 0), carry["decoder_mask"].shape[1]
-        bias = attend.bias(x.shape[1], slots, first) if self.index == 0 else carry["decoder_position_bias"]
+        bias = attend.bias(x.shape[1], slots, first) if self.first else carry["decoder_position_bias"]
         y = RMSNorm(c.layer_norm_epsilon, name="attention_norm")(x)
         k, v, carry = decoders.remember(carry, stage, *attend.keys(y))
         causal = jnp.arange(slots) <= jnp.arange(x.shape[1])[:, None] + first
@@ -279,7 +279,9 @@ class DecoderBlock(nn.Module):
         return {**carry, "hidden": x, "decoder_position_bias": bias}
 
 
-def _cross_keys(cross: Attention, carry: dict[str, Any], stage: str) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+def _cross_keys(
+    cross: Attention, carry: dict[str, Any], stage: str | None
+) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
     """Keys and values of the encoder's tokens: out of the cache if they are in it; otherwise made, and kept in it."""
     names = f"cross_{stage}/key", f"cross_{stage}/value"
     cache = carry.get("cache")
@@ -312,7 +314,7 @@ class T5(Tower):
         c = self.config
         encoder = {
             "encoder/embed": functools.partial(Words, c),
-            **{f"encoder/block{i}": functools.partial(EncoderBlock, c, i) for i in range(c.num_layers)},
+            **{f"encoder/block{i}": functools.partial(EncoderBlock, c, i == 0) for i in range(c.num_layers)},
             "encoder/norm": functools.partial(EncoderNorm, c),
         }
         if not c.has_decoder:
@@ -320,7 +322,7 @@ class T5(Tower):
         return {
             **encoder,
             "decoder/embed": functools.partial(DecoderWords, c),
-            **{f"decoder/block{i}": functools.partial(DecoderBlock, c, i) for i in range(c.decoder_layers)},
+            **{f"decoder/block{i}": functools.partial(DecoderBlock, c, i == 0) for i in range(c.decoder_layers)},
             "decoder/norm": functools.partial(DecoderNorm, c),
         }
 

@@ -8,6 +8,7 @@ import jax
 
 from tljax.base.errors import UserError
 from tljax.base.tables import suggest
+from tljax.models.scan import Group, Span, gated, run_span, runs
 
 
 class Wing(nn.Module):
@@ -55,6 +56,7 @@ class Tower(nn.Module):
         record: bool = False,
         remat: bool = False,
         gates: Mapping[str, jax.Array] | None = None,
+        groups: tuple[Group, ...] = (),
     ) -> dict[str, Any]:
         """Runs the stages of [start, stop).
 
@@ -66,21 +68,30 @@ class Tower(nn.Module):
           record: keep `hidden` after each stage that changes it, in the carry's `recorded` (dict by stage name).
           remat: a gradient computes what is inside each stage again, and keeps in memory only what goes in.
           gates: stage → factors (B, D) on the channels of the `hidden` that it hands on.
+          groups: of equal neighbouring stages, each to run under a scan; see `tljax.models.scan`.
         """
-        carry = dict(carry)
+        carry, gates = dict(carry), gates or {}
         recorded = dict(carry.pop("recorded", {}))
         chain = self.chain()
         wings: dict[str, Wing] = {}
-        for name in stage_range(tuple(chain), start, stop):
+        # Leaves are made stage by stage.
+        groups = () if self.is_initializing() else groups
+        for run, group in runs(stage_range(tuple(chain), start, stop), groups, train):
+            name, before = run[0], carry.get("hidden")
             wing, _, own = name.rpartition("/")
-            before, options = carry.get("hidden"), {"train": name in train, "remat": remat}
+            if wing and wing not in wings:
+                wings[wing] = Wing(name=wing)
+            if len(group) > 1:
+                span = Span(wings[wing] if wing else self, chain[name], run, group, name in train)
+                carry, seen = run_span(span, carry, remat=remat, gates=gates, record=record)
+                recorded |= seen
+                continue
+            options = {"train": name in train, "remat": remat}
             if wing:
-                if wing not in wings:
-                    wings[wing] = Wing(name=wing)
                 carry = wings[wing](chain[name], own, carry, **options)
             else:
                 carry = run_stage(chain[name](name=name), carry, **options)
-            if gates and name in gates:
+            if name in gates:
                 carry = {**carry, "hidden": gated(carry["hidden"], gates[name])}
             # A stage of a wing without inputs hands the carry on, and has no hidden state of its own.
             if record and carry.get("hidden") is not None and carry["hidden"] is not before:
@@ -102,11 +113,6 @@ def run_stage(stage: nn.Module, carry: Mapping[str, Any], *, train: bool, remat:
     # What a stage only hands on stays the same object, by which the tower knows that nothing was done to it.
     new = nn.remat(run)(stage, dict(carry))
     return {**{key: carry[key] for key in passed}, **new}
-
-
-def gated(hidden: jax.Array, factors: jax.Array) -> jax.Array:
-    """`hidden` (B, …, D) times `factors` (B, D), whatever stands between."""
-    return hidden * factors.reshape(len(factors), *(1 for _ in hidden.shape[1:-1]), -1).astype(hidden.dtype)
 
 
 def with_map(carry: Mapping[str, Any], keep: bool = True) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tljax.models.keys import next_key
 from tljax.models.layers import ACTIVATIONS, Dense, LayerNorm, Mlp, SelfAttention, dropout
 
 ENCODER_EPSILON = 1e-5
@@ -188,7 +189,7 @@ class Block(nn.Module):
         mlp = Mlp(c.intermediate_size, c.hidden_act, inner_rate=c.activation_dropout, name="mlp", **common)
         x = mlp(x, train)
         if train and c.layerdrop > 0:
-            x = jnp.where(jax.random.bernoulli(self.make_rng("dropout"), c.layerdrop), before, x)
+            x = jnp.where(jax.random.bernoulli(next_key(self), c.layerdrop), before, x)
         return {**carry, "hidden": x}
 
 

@@ -118,7 +118,7 @@ class Attention(nn.Module):
     """Attention of both streams to the content and the memory, by content, distance and segment, with its norm."""
 
     config: XlnetConfig
-    stage: str
+    stage: str | None
 
     @nn.compact
     def __call__(self, carry: Mapping[str, Any], train: bool) -> tuple[jax.Array, jax.Array | None]:
@@ -189,14 +189,14 @@ def _by_segment(q: jax.Array, segments: jax.Array, other: jax.Array) -> jax.Arra
 
 
 class Block(nn.Module):
-    """One layer, on both streams, norms after the residuals."""
+    """One layer, on both streams, norms after the residuals; what the `last` makes is dropped out once more."""
 
     config: XlnetConfig
-    index: int
+    last: bool
 
     @nn.compact
     def __call__(self, carry: dict[str, Any], train: bool) -> dict[str, Any]:
-        c, stage = self.config, f"block{self.index}"
+        c, stage = self.config, self.name
         names = ("hidden", "query") if "query" in carry else ("hidden",)
         streams = Attention(c, stage, name="attention")(carry, train)
         mlp = Mlp(
@@ -210,7 +210,7 @@ class Block(nn.Module):
             name="mlp",
         )
         new = {name: mlp(x, train) for name, x in zip(names, streams, strict=False)}
-        if self.index == c.n_layer - 1:
+        if self.last:
             new[names[-1]] = dropout(self, new[names[-1]], c.dropout, train)
         if "mems" in carry:
             new["mems"] = {**carry["mems"], stage: remember(c, carry["mems"][stage], carry["hidden"])}
@@ -236,7 +236,7 @@ class Xlnet(Tower):
         c = self.config
         return {
             "embed": functools.partial(Embeddings, c),
-            **{f"block{i}": functools.partial(Block, c, i) for i in range(c.n_layer)},
+            **{f"block{i}": functools.partial(Block, c, i == c.n_layer - 1) for i in range(c.n_layer)},
         }
 
     @property

@@ -41,6 +41,7 @@ class Settings(NamedTuple):
       cache_limit: bytes, of all entries of the config together; for "auto".
       remat: "stages": between the forward and the backward pass only what goes into each stage is kept in memory, and
         the rest of it is computed again (Chen et al. 2016, arXiv 1604.06174); "none" keeps everything.
+      scan: equal neighbouring stages run as one `lax.scan`, so that the step of a deep model compiles in less time.
     """
 
     batch_size: int = 32
@@ -62,6 +63,7 @@ class Settings(NamedTuple):
     cache_dtype: str = "float32"
     cache_limit: float = 16e9
     remat: str = "none"
+    scan: bool = False
 
     def check(self) -> "Settings":
         """Self, after checking that the values fit together."""
@@ -70,6 +72,8 @@ class Settings(NamedTuple):
             value = getattr(self, name)
             if value not in accepted:
                 raise UserError(f"config.train.{name} is {value!r}. {suggest(value, accepted)}")
+        if not isinstance(self.scan, bool):
+            raise UserError(f"config.train.scan is {self.scan!r}; it must be True or False.")
         if not isinstance(self.cache, str) or self.cache.lower() in ("", "on", "yes", "true"):
             raise UserError(f"config.train.cache is {self.cache!r}; it must be 'auto', 'off', or the name of a folder.")
         numbers = ("batch_size", "log_every", "accumulate", "keep_last", "keep_best")
