@@ -140,10 +140,7 @@ def build(
     Raises:
       UserError: an unknown section, name or key, a rule that matches nothing, data that do not fit the task …
     """
-    raise_faults(
-        "The config has sections that do not exist:",
-        [f"config.{key}. {suggest(key, SECTIONS)}" for key in config if key not in SECTIONS],
-    )
+    _check_sections(config)
     seed = int(config.get("seed", 0))
     settings = call(Settings, (), config.get("train"), where="config.train").check()
     mesh, placement = mesh_of(config.get("mesh"), devices)
@@ -209,6 +206,13 @@ def build(
         notes=(*notes, *(scan_notes(model) if settings.scan else ())),
     )
     return experiment._replace(method=experiment.method_at(0))
+
+
+def _check_sections(config: Mapping[str, Any]) -> None:
+    raise_faults(
+        "The config has sections that do not exist:",
+        [f"config.{key}. {suggest(key, SECTIONS)}" for key in config if key not in SECTIONS],
+    )
 
 
 def _image_shape(model: Model, processor: Any) -> dict[str, Any]:
