@@ -135,9 +135,10 @@ def test_the_weighted_tau_is_its_definition_with_ties_too(levels):
 
 def test_the_best_models_weigh_most():
     accuracies = [1, 2, 3, 4, 5, 6]
-    assert weighted_tau(accuracies, accuracies) == 1 == -weighted_tau(accuracies, accuracies[::-1])
+    assert weighted_tau(accuracies, accuracies) == pytest.approx(1)
+    assert weighted_tau(accuracies, accuracies[::-1]) == pytest.approx(-1)
     best_swapped, worst_swapped = [1, 2, 3, 4, 6, 5], [2, 1, 3, 4, 5, 6]
-    assert weighted_tau(best_swapped, accuracies) < weighted_tau(worst_swapped, accuracies) - 0.2
+    assert weighted_tau(best_swapped, accuracies) < weighted_tau(worst_swapped, accuracies) - 0.15
 
 
 @pytest.mark.parametrize("correlation", (weighted_tau, pearson))

@@ -61,13 +61,13 @@ def log_evidence(features, column, alpha, beta):
 
 
 def evidence_by_search(features, column):
-    """The largest evidence that a search over log α and log β finds, from several starts."""
-    found = [
-        minimize(lambda x: -log_evidence(features, column, *np.exp(x)), start, method="Nelder-Mead",
-                 options=dict(xatol=1e-7, fatol=1e-13, maxiter=4000))
-        for start in ((0, 0), (4, 2), (-2, 4))
-    ]  # fmt: skip
-    return max(-result.fun for result in found)
+    """The largest evidence that a search over log α and log β finds, from the best point of a grid."""
+
+    def lost(point):
+        return -log_evidence(features, column, *np.exp(point))
+
+    start = min(itertools.product(np.arange(-4, 22), np.arange(-1, 8, 0.5)), key=lost)
+    return -minimize(lost, start, method="Nelder-Mead", options=dict(xatol=1e-5, fatol=1e-11)).fun
 
 
 def evidence_by_iteration(features, column, rounds=5000):
@@ -95,6 +95,19 @@ def test_logme_is_where_the_iteration_of_the_paper_ends():
     features, labels = samples(strength=2.0)
     expected = [evidence_by_iteration(features.astype(np.float64), (labels == y) * 1.0) for y in range(CLASSES)]
     assert logme(features, labels) == close(np.mean(expected))
+
+
+def test_logme_is_the_higher_of_two_maxima():
+    # Far from 0 one direction has nearly all of the features' squares: a linear model of it alone is a local maximum.
+    features, labels = samples(strength=2.0, shift=300.0)
+    column = (labels == CLASSES - 1) * 1.0
+    local = -minimize(
+        lambda point: -log_evidence(features.astype(np.float64), column, *np.exp(point)),
+        (17, 1.5),
+        method="Nelder-Mead",
+    ).fun
+    found = logme(features, column)
+    assert local + 0.05 < found == close(evidence_by_search(features.astype(np.float64), column))
 
 
 def test_logme_of_a_regression_has_its_targets_as_columns():

@@ -15,8 +15,9 @@ def leep(probabilities: Any, labels: Any) -> float:
     """The log expected empirical prediction (Nguyen et al. 2020, https://arxiv.org/abs/2002.12462).
 
     mean_i log Σ_z P(y_i | z) θ(x_i)_z, with P(y, z) = mean_i [y_i = y] θ(x_i)_z: the mean log-likelihood of labels that
-    are drawn by way of the source's classes. It lies at or above `nce` + mean_i log max_z θ(x_i)_z, is equal to `nce`
-    where the head is certain, and is −H(Y) where the head says the same of every example.
+    are drawn by way of the source's classes. It is `nce` where the head is certain, and −H(Y) where the head says the
+    same of every example. The paper's bound by NCE (property 2) holds with this P(y | z), and not always with `nce`,
+    which counts only each example's likeliest class.
 
     Args:
       probabilities: (N, Z), θ: the source head's distribution over its own classes.
