@@ -95,6 +95,14 @@ def test_with_more_features_than_examples_only_the_regularised_h_score_tells_any
     assert 0 < max(by_chance) < regularized_h_score(features, labels) < 2
 
 
+def test_labels_at_random_have_an_h_score_that_grows_with_the_features():
+    generator = np.random.default_rng(8)
+    features = generator.normal(size=(45, 6))
+    found = [h_score(features, generator.permutation(samples()[1])) for _ in range(200)]
+    # Of 44 dimensions of centred functions the features span 6 and the classes 2, at random to each other.
+    assert abs(np.mean(found) - 6 * 2 / 44) < 3 * np.std(found) / np.sqrt(len(found))
+
+
 @pytest.mark.parametrize("name", ("regularized_h_score", "gbc", "knn", "linear_probe", "logme"))
 def test_rotations_and_scales_do_not_matter_nor_shifts_but_to_logme(name):
     features, labels = samples()
