@@ -21,7 +21,9 @@ def gbc(features: Any, labels: Any, *, components: int = 64, covariance: str = "
 
     D_B = (m_c − m_d)ᵀ S⁻¹ (m_c − m_d) / 8 + log(det S / √(det S_c · det S_d)) / 2, S = (S_c + S_d) / 2. The features
     are reduced to their principal components first. The same for rotated, shifted and scaled features. A class of one
-    example shows no variance and is given the mean variance within the classes that have more.
+    example shows no variance and is given the mean variance within the classes that have more. The authors' code counts
+    the logarithm of a spherical variance once and not once a component, as the determinant has it; here it is the
+    determinant.
 
     Args:
       features: (N, D).
