@@ -168,16 +168,13 @@ def build(
     method = make_method(model, ())
     check_streams(method, config.get("method"), entries)
     check_head(method, config.get("method"), fresh_head)
-    seen = _image_shape(model, readers.get("train") or next(iter(readers.values()), None))
-    shapes = with_feature_shape(task, output_shapes(model, hidden_states=True, inputs=seen))
-    wing, method_state = method.init(jax.random.fold_in(key, 2), shapes)
+    wing, method_state = method.init(jax.random.fold_in(key, 2), _output_shapes(model, task, readers))
     if wing:
         variables["params"]["method"] = wing
 
     sources = {name: source for name, (source, _) in prepared.items()}
-    lengths = None
-    if all(name in sources for name in method.streams):
-        lengths = _reading(method, settings, mesh, entries, sources).lengths(settings)
+    read = all(name in sources for name in method.streams)
+    lengths = _reading(method, settings, mesh, entries, sources).lengths(settings) if read else None
     plan = _plan(config.get("strategy") or {"fine_tune": {}}, stages, used_paths(variables, stop), lengths)
     variables = _begun(model, variables, plan, key)
     if teacher is not None:  # after the strategies: no strategy moves it
@@ -213,6 +210,12 @@ def _check_sections(config: Mapping[str, Any]) -> None:
         "The config has sections that do not exist:",
         [f"config.{key}. {suggest(key, SECTIONS)}" for key in config if key not in SECTIONS],
     )
+
+
+def _output_shapes(model: Model, task: Task, readers: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model gives out for inputs as the processor of the training data makes them."""
+    seen = _image_shape(model, readers.get("train") or next(iter(readers.values()), None))
+    return with_feature_shape(task, output_shapes(model, hidden_states=True, inputs=seen))
 
 
 def _image_shape(model: Model, processor: Any) -> dict[str, Any]:
