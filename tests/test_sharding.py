@@ -183,6 +183,7 @@ print([[device.process_index for device in row] for row in mesh.devices], float(
 """
 
 
+@pytest.mark.long
 def test_two_processes_are_two_slices():
     with socket.socket() as free:
         free.bind(("localhost", 0))

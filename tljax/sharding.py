@@ -181,6 +181,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(tuple(axis for axis in BATCH_AXES if axis in mesh.shape)))
 
 
+def parts_sharding(mesh: Mesh) -> NamedSharding:
+    """For arrays (parts, examples, …) of a batch that was cut into parts: each part split as a batch is."""
+    return NamedSharding(mesh, PartitionSpec(None, *batch_sharding(mesh).spec))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -2,17 +2,19 @@
 
     python -m tests.assembly.on_meshes FOLDER WHAT …
 
-WHAT is "checkpoints", or FAMILY:STRATEGY:PARTS:MESH, each a key of the tables below or "*" for all of them:
-`bert:lora:1:fsdp` trains a BERT with LoRA on one device and on the mesh `fsdp`, in one part a batch, and compares the
-two runs.
+WHAT is FAMILY:STRATEGY:PARTS:MESH, of the tables below or "*" for all of them: `bert:lora:1:fsdp` trains a BERT with
+LoRA on one device and on the mesh `fsdp`, in one part a batch, and compares the two runs; in two parts "*" is one mesh.
+Or it is checkpoints:MESH:OTHER: a run on MESH is saved, restored on OTHER and continued there.
 
 The optimizer is gradient descent with momentum, or Adam with an epsilon above the gradients: Adam's own divides by
 moments that may be nothing but rounding, and then two orders of a sum differ as much as two runs.
 """
 
 import csv
+import itertools
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +37,19 @@ MESHES = {
     "all": {"data": 2, "fsdp": 2, "tensor": 2},
     "tensor": {"tensor": 2, "data": 4},
 }
-TEXT = dict(vocab_size=25, num_hidden_layers=2, max_position_embeddings=24, type_vocab_size=2)
-BODY = dict(hidden_size=16, num_attention_heads=2, intermediate_size=32, initializer_range=0.2)
+OTHERS = {"one": ALONE, "four": {"fsdp": 4}, "square": {"data": 2, "fsdp": 2}, "columns": {"tensor": 4}, **MESHES}
+TEXT = dict(vocab_size=32, max_position_embeddings=24, type_vocab_size=2)
+BODY = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, initializer_range=0.2)
 FAMILIES = {
     "bert": {"family": "bert", "variant": {**BODY, **TEXT}, "processor": {"name": "characters", "lengths": (16,)}},
-    "vit": {"family": "vit", "variant": {**BODY, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4}},
+    "vit": {"family": "vit", "variant": {**BODY, "image_size": 8, "patch_size": 4}},
     "resnet": {
         "family": "resnet",
-        "variant": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic"},
+        "variant": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
     },
 }
-SGD = {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 0.01, "clip": 5.0}
-ADAM = {"name": "adamw", "learning_rate": 0.05, "eps": 1.0, "weight_decay": 0.01}
+SGD = {"name": "sgd", "learning_rate": 0.2, "momentum": 0.9, "weight_decay": 0.01, "clip": 5.0}
+ADAM = {"name": "adamw", "learning_rate": 0.5, "eps": 1.0, "weight_decay": 0.01}
 LORA = {"lora": {"rank": 2, "dropout": 0.1}}
 ALL = ("bert", "vit", "resnet")
 TOWERS = ("bert", "vit")
@@ -73,6 +76,7 @@ STRATEGIES = {
     "int8": (TOWERS, {**LORA, "quantize": {"kind": "int8"}}),
     "nf4": (TOWERS, {**LORA, "quantize": {"kind": "nf4", "double": True}}),
 }
+CONTINUED = ("one", "square", "tensor")
 WITH_ADAM = ("ema", "gradual", "bitfit")
 
 
@@ -155,50 +159,48 @@ def compared(experiment: Experiment, one: tuple, many: tuple) -> dict[str, Any]:
 
 def matrix(folder: Path, family: str, strategy: str, parts: str, mesh: str) -> dict[str, Any]:
     found = {}
-    for each in FAMILIES if family == "*" else [family]:
-        for name in STRATEGIES if strategy == "*" else [strategy]:
-            for count in ("1", "2") if parts == "*" else [parts]:
-                if each not in STRATEGIES[name][0]:
-                    continue
-                experiment = build(config_of(folder, each, name, int(count)))
-                alone = trained(experiment)
-                for key in MESHES if mesh == "*" else [mesh]:
-                    many = trained(on(experiment, MESHES[key]))
-                    found[f"{each}:{name}:{count}:{key}"] = compared(experiment, alone, many)
-                jax.clear_caches()
+    cases = itertools.product(
+        FAMILIES if family == "*" else [family],
+        STRATEGIES if strategy == "*" else [strategy],
+        "12" if parts == "*" else [parts],
+    )
+    for each, name, count in (case for case in cases if case[0] in STRATEGIES[case[1]][0]):
+        experiment = build(config_of(folder, each, name, int(count)))
+        alone = trained(experiment)
+        for key in [mesh] if mesh != "*" else MESHES if count == "1" else ["all"]:
+            many = trained(on(experiment, MESHES[key]))
+            found[f"{each}:{name}:{count}:{key}"] = compared(experiment, alone, many)
+        jax.clear_caches()
     return found
 
 
-def checkpoints(folder: Path) -> dict[str, Any]:
-    """A run on eight devices, saved after two steps, restored on others, continued there, and saved back."""
+def checkpoints(folder: Path, origin: str, others: Iterable[str]) -> dict[str, Any]:
+    """A run on one mesh, saved after two steps, restored on others, saved back, and on some of them continued."""
     experiment, found = build(config_of(folder, "bert", "ema", 1)), {}
-    for origin in ("fsdp", "all"):
-        job = make_job(on(experiment, MESHES[origin]))
-        state, batches = job.state, job.batches(0)
-        for _ in range(2):
-            state, _ = job.step(state, next(batches))
-        expected = {name: np.asarray(leaf) for name, leaf in _flat(state)[0].items()}
-        digests = _digests(_flat(state)[0])
-        saved = folder / origin
-        save(saved, state)
-        undisturbed = float(job.step(state, next(batches))[1]["loss"])
-        for axes in (ALONE, {"data": 2, "fsdp": 2}, {"fsdp": 4}, {"tensor": 4}, *MESHES.values()):
-            name = f"{origin} → {axes}"
-            here = make_job(on(experiment, axes))
-            restored = restore(saved, here.shapes(2))
-            back = folder / name.replace(" ", "")
-            save(back, restored)
-            again = restore(back, job.shapes(2))
-            flat, returned = _flat(restored)[0], _flat(again)[0]
-            found[name] = {
-                "bits": all(np.asarray(flat[key]).tobytes() == x.tobytes() for key, x in expected.items()),
-                "back": all(np.asarray(returned[key]).tobytes() == x.tobytes() for key, x in expected.items()),
-                "misplaced": [key for key, x in flat.items() if x.sharding != _flat(here.state)[0][key].sharding],
-                "digests": digests == _digests(flat) == record(saved) == record(back),
-                "devices": len({d for x in flat.values() for d in x.sharding.device_set}),
-                "spread": sum(not x.sharding.is_fully_replicated for x in flat.values()),
-                "loss": abs(float(here.step(restored, next(here.batches(2)))[1]["loss"]) - undisturbed) / undisturbed,
-            }
+    job = make_job(on(experiment, OTHERS[origin]))
+    state, batches = job.state, job.batches(0)
+    for _ in range(2):
+        state, _ = job.step(state, next(batches))
+    expected = {name: np.asarray(leaf) for name, leaf in _flat(state)[0].items()}
+    digests, saved = _digests(_flat(state)[0]), folder / f"checkpoints-{origin}"
+    save(saved, state)
+    undisturbed = float(job.step(state, next(batches))[1]["loss"])
+    for other in others:
+        here, back = make_job(on(experiment, OTHERS[other])), folder / f"{origin}-{other}"
+        restored = restore(saved, here.shapes(2))
+        save(back, restored)
+        flat, returned = _flat(restored)[0], _flat(restore(back, job.shapes(2)))[0]
+        found[f"checkpoints:{origin}:{other}"] = {
+            "bits": all(np.asarray(flat[key]).tobytes() == x.tobytes() for key, x in expected.items()),
+            "back": all(np.asarray(returned[key]).tobytes() == x.tobytes() for key, x in expected.items()),
+            "misplaced": [key for key, x in _flat(here.shapes(2))[0].items() if x.sharding != flat[key].sharding],
+            "digests": digests == _digests(flat) == record(saved) == record(back),
+            "devices": len({device for x in flat.values() for device in x.sharding.device_set}),
+            "spread": sum(not x.sharding.is_fully_replicated for x in flat.values()),
+        }
+        if other in CONTINUED:
+            loss = float(here.step(restored, next(here.batches(2)))[1]["loss"])
+            found[f"checkpoints:{origin}:{other}"]["loss"] = abs(loss - undisturbed) / undisturbed
     return found
 
 
@@ -226,5 +228,9 @@ if __name__ == "__main__":
     assert jax.device_count() == 8
     results: dict[str, Any] = {}
     for what in sys.argv[2:]:
-        results |= checkpoints(folder) if what == "checkpoints" else matrix(folder, *what.split(":"))
+        kind, *rest = what.split(":")
+        if kind == "checkpoints":
+            results |= checkpoints(folder, rest[0], OTHERS if rest[1] == "*" else rest[1].split(","))
+        else:
+            results |= matrix(folder, kind, *rest)
     print(json.dumps(results))

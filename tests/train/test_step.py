@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from tljax.base.types import Loss, Method
+from tljax.sharding import batch_sharding, make_mesh, parts_sharding, replicated
 from tljax.train.state import State, first_state, merge, split
 from tljax.train.step import START, make_step, mix_leaves
 
@@ -242,3 +243,25 @@ def test_an_average_follows_and_is_what_is_evaluated():
     plain, _, _ = _plan_run(steps=3)
     np.testing.assert_array_equal(states[-1].live[path], plain.live[path])
     assert plain.average == {} and plain.evaluated == dict(plain.live)
+
+
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs four (simulated) devices")
+def test_all_devices_work_on_every_part_of_a_batch():
+    generator, count = np.random.default_rng(0), 256
+    batch = {
+        "x": generator.normal(size=(count, 5)).astype(np.float32),
+        "y": generator.integers(0, 3, count),
+        "weight": generator.uniform(0, 2, count).astype(np.float32),
+    }
+    live, _ = split(_params(), frozenset(ALL), jnp.float32)
+    state, flops, losses = first_state(live, optax.sgd(0.1), batch_stats={}, method={}), [], []
+    for devices in (1, 4):
+        mesh = make_mesh(data=devices)
+        parts = parts_sharding(mesh) if devices > 1 else None
+        step = make_step(_method(), optax.sgd(0.1), compute_dtype=jnp.float32, accumulate=4, parts=parts)
+        given = jax.device_put(state, replicated(mesh)), {}, {"train": jax.device_put(batch, batch_sharding(mesh))}
+        compiled = jax.jit(step).lower(*given, KEY).compile()
+        flops.append(compiled.cost_analysis()["flops"])
+        losses.append(float(compiled(*given, KEY)[1]["loss"]))
+    assert flops[1] < 0.4 * flops[0], "of the program of one device"
+    np.testing.assert_allclose(*losses, rtol=1e-6)

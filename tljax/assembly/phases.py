@@ -14,7 +14,7 @@ from tljax.assembly.shapes import made, put
 from tljax.base.paths import flatten
 from tljax.base.processes import place
 from tljax.base.tables import call
-from tljax.sharding import replicated
+from tljax.sharding import parts_sharding, replicated
 from tljax.train.state import State, first_state
 from tljax.train.step import START, make_step
 
@@ -117,6 +117,7 @@ def _phase(
         optimizer,
         compute_dtype=jnp.dtype(settings.compute_dtype),
         accumulate=settings.accumulate,
+        parts=None if experiment.mesh.size == 1 else parts_sharding(experiment.mesh),
         pull=experiment.plan.pull,
         mixed=experiment.plan.mixed,
         average=experiment.plan.average,

@@ -31,6 +31,7 @@ def make_step(
     *,
     compute_dtype: Any,
     accumulate: int = 1,
+    parts: Any = None,
     pull: Mapping[str, float] | None = None,
     mixed: Mapping[str, float] | None = None,
     average: float | None = None,
@@ -43,6 +44,8 @@ def make_step(
       optimizer: transformation over the flat dict of live leaves.
       compute_dtype: dtype of the forward and backward pass.
       accumulate: parts that each batch is cut into along its first axis.
+      parts: sharding of arrays (parts, examples, …). Without one the compiler leaves each part on the devices where its
+        examples were, 1 / `accumulate` of them, and the others repeat their work.
       pull, mixed, average: those of a `Plan`. The first values of the leaves that `pull` and `mixed` name stand in
         `frozen`, under `start/`.
       skip: a step whose loss or gradient is not finite changes nothing but its number, and is counted in
@@ -52,7 +55,7 @@ def make_step(
     weight over the whole batch, so one part or several give the same gradient.
     """
     one_pass = method.combine is None
-    gradients = _gradients if accumulate == 1 else partial(_gradients_in_parts, count=accumulate)
+    gradients = _gradients if accumulate == 1 else partial(_gradients_in_parts, count=accumulate, where=parts)
 
     def step(state: State, frozen: dict, batches: Batches, key: jax.Array) -> tuple[State, dict]:
         key = step_key = jax.random.fold_in(key, state.step)
@@ -149,9 +152,10 @@ def _gradients(loss, live, model_state, batches, key, *, one_pass, weights=None)
     return grads, shares, renewed, metrics
 
 
-def _gradients_in_parts(loss, live, model_state, batches, key, *, one_pass, count):
-    """As `_gradients`, from `count` parts of the batch, one after another."""
+def _gradients_in_parts(loss, live, model_state, batches, key, *, one_pass, count, where=None):
+    """As `_gradients`, from `count` parts of the batch, one after another; `where` is the sharding of the parts."""
     parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), dict(batches))
+    parts = parts if where is None else jax.lax.with_sharding_constraint(parts, where)
     keys = jax.random.split(key, count)
     # Of this pass only the weights are used, so the compiler drops the rest of it.
     weights = jax.lax.map(lambda part_key: _weights(loss(live, model_state, *part_key)[0]), (parts, keys))
