@@ -1,21 +1,23 @@
 """Deep models whose equal stages run under one scan, against the same ones stage by stage: to compile, and to train.
 
-    python -m benchmarks.scan [--only "compile, BERT of 24 blocks, all trains"] [--rounds 3] [--any-load]
+    python -m benchmarks.scan [--only "compile, BERT of 24 blocks, all trains"] [--rounds 3]
 
 Narrow models of random weights and real depth, for the program grows with the depth and not with the width: a BERT of
 BERT-large's 24 blocks and a LLaMA of 32, both 128 wide; the first is fine-tuned with dropout 0.1, the second has LoRA
 of rank 8. A unit of "compile" is what a run waits for before its first step: the step is traced, lowered and compiled,
-without any cache. A unit of "train" is a step of 8 × 64 tokens, compiled before. Results go to
-benchmarks/results/scan.jsonl.
+without any cache. A unit of "train" is a step of 8 × 64 tokens, compiled before. Seconds are those of the processor,
+over all threads, which other work on the machine hardly changes. Results go to benchmarks/results/scan.jsonl.
 """
 
+import argparse
 import csv
+import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.measuring import benchmark
+from benchmarks.measuring import Program, record, row, serve, show
 
 BATCH, TOKENS = 8, 64
 ALPHABET = "ACDEFGHIKLMNPQRSTVWY"
@@ -31,6 +33,7 @@ MODELS = {
     ),
 }
 """Model → (config, strategy)."""
+PEER = "stage by stage"
 
 
 class Workload(NamedTuple):
@@ -50,20 +53,38 @@ WORKLOADS = {
 
 
 def main() -> None:
-    def turns(name: str) -> tuple[dict[str, int], tuple[str, ...]]:
-        return dict.fromkeys(("ours", "stage by stage"), 1 if WORKLOADS[name].kind == "compile" else 5), (
-            "stage by stage",
-        )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", action="append", choices=list(WORKLOADS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--serve", nargs=2, metavar=("PROGRAM", "WORKLOAD"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        who, name = options.serve
+        serve(program_of(WORKLOADS[name], scan=who == "ours"))
+        return
+    rows = []
+    for name in options.only or WORKLOADS:
+        programs = {who: Program("benchmarks.scan", "--serve", who, name) for who in ("ours", PEER)}
+        try:
+            turns = in_turns(programs, 1 if WORKLOADS[name].kind == "compile" else 5, options.rounds)
+        finally:
+            for each in programs.values():
+                each.close()
+        rows.append(row(name, turns, target=WORKLOADS[name].target, peers=(PEER,), clock="processor"))
+    show(rows)
+    record("scan", rows, ("jax", "flax", "optax", "tljax"))
 
-    benchmark(
-        __doc__,
-        "benchmarks.scan",
-        {name: workload.target for name, workload in WORKLOADS.items()},
-        program=lambda program, name: program_of(WORKLOADS[name], scan=program == "ours"),
-        turns=turns,
-        rounds=3,
-        packages=("jax", "flax", "optax", "tljax"),
-    )
+
+def in_turns(programs: Mapping[str, Program], count: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Name → {"min", "median": processor seconds a unit of work}, after a turn that does not count."""
+    found: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(1 + rounds):
+        for name, program in programs.items():
+            before = program.seconds()
+            program.run(count)
+            if turn:
+                found[name].append((program.seconds() - before) / count)
+    return {name: {"min": min(each), "median": statistics.median(each)} for name, each in found.items()}
 
 
 def experiment_of(workload: Workload, folder: Path, *, scan: bool) -> Any:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.tiny import save_config, save_csv, save_tiny_bert
 from tljax.assembly.experiment import build
-from tljax.assembly.training import inspect_experiment, make_job
+from tljax.assembly.training import inspect_experiment, make_job, training, training_batches
 from tljax.cli.config import load_config
 from tljax.cli.main import main
 
@@ -21,6 +21,7 @@ STRATEGIES = {
     "prefixes, in bfloat16": ({"prefix": {"length": 2}}, {"compute_dtype": "bfloat16"}, ["block0 … block4"]),
 }
 """Strategy, section `train`, groups at the start."""
+QUICK = ("all, in parts", "beside kernels in few bits, rematerialised")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def assert_same(ours, theirs, tolerance):
         np.testing.assert_allclose(one.evaluated[path], leaf, atol=tolerance * np.abs(leaf).max() + 1e-7, err_msg=path)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.long) for n in STRATEGIES])
 def test_a_run_takes_the_steps_of_one_that_scans_nothing(config, name):
     strategy, train, groups = STRATEGIES[name]
     chosen = {**config, "strategy": strategy}
@@ -69,6 +70,7 @@ def test_a_run_takes_the_steps_of_one_that_scans_nothing(config, name):
     assert_same(ours, theirs, 2e-2 if "bfloat16" in name else 2e-5)
 
 
+@pytest.mark.long
 def test_a_mesh_splits_scanned_stages_as_the_others(config):
     split = {**config, "mesh": {"fsdp": 2, "tensor": 2}, "strategy": QLORA}
     ours, theirs = taken(split, scan=True), taken({**split, "mesh": {"data": 1}})
@@ -84,8 +86,9 @@ def test_inspect_says_which_stages_are_scanned_and_counts_all_of_them(config):
     assert plain["groups"] == () and scanned["groups"] == (("block0", "block1", "block2"), ("block3", "block4"))
     assert scanned["stages"] == plain["stages"]
     assert scanned["flops"]["share"] == pytest.approx(plain["flops"]["share"], rel=1e-4)
-    for kind in ("step", "forward"):
-        assert scanned["flops"][kind] == pytest.approx(plain["flops"][kind], rel=0.1)
+    parts, batches = training(build(chosen)), next(training_batches(build(chosen), 0))
+    counted = parts.step.lower(parts.state, parts.frozen, batches, parts.key).cost_analysis()["flops"]
+    assert scanned["flops"]["step"] == pytest.approx(counted, rel=1e-4)
 
 
 def test_where_nothing_is_equal_a_run_says_so(tmp_path):
@@ -97,20 +100,28 @@ def test_where_nothing_is_equal_a_run_says_so(tmp_path):
     assert "no two neighbouring stages of the cifar_resnet are equal" in experiment.notes[-1]
 
 
-def test_a_run_is_saved_by_stage_and_goes_on_as_it_began(folder, tmp_path, capsys):
-    def run(workdir, steps, scan=True):
-        fixed = ["--config.optim.schedule=constant", "--config.optim.warmup=0", "--config.train.eval_every=2"]
-        given = [f"--workdir={tmp_path / workdir}", f"--config.train.scan={scan}", f"--config.train.steps={steps}"]
-        return main(["train", f"--config={folder / 'config.py'}", *given, *fixed])
+def _run(folder, workdir, steps, scan=True):
+    """The exit code of a run of so many steps; two runs of other lengths take the same steps as far as they go."""
+    fixed = ["--config.optim.schedule=constant", "--config.optim.warmup=0", "--config.train.eval_every=2"]
+    given = [f"--workdir={workdir}", f"--config.train.scan={scan}", f"--config.train.steps={steps}"]
+    return main(["train", f"--config={folder / 'config.py'}", *given, *fixed])
 
-    assert run("parts", 2) == run("parts", 4) == run("whole", 4) == 0
-    parts, whole = (
-        json.loads((tmp_path / name / "checkpoints" / "4" / "record" / "metadata").read_text())["leaves"]
-        for name in ("parts", "whole")
-    )
-    assert parts == whole, "the same digests"
-    blocks = {path.split("backbone/")[1].split("/")[0] for path in parts if "backbone/block" in path}
-    assert blocks == {f"block{i}" for i in range(5)}
+
+def _digests(workdir, step):
+    return json.loads((workdir / "checkpoints" / str(step) / "record" / "metadata").read_text())["leaves"]
+
+
+def test_a_run_is_saved_by_stage_and_goes_on_as_it_began(folder, tmp_path, capsys):
+    assert _run(folder, tmp_path, 2) == 0
+    paths = [path.split("backbone/")[1] for path in _digests(tmp_path, 2) if "backbone/" in path]
+    assert {path.split("/")[0] for path in paths} == {"embed", *(f"block{i}" for i in range(5))}
     capsys.readouterr()
-    assert run("parts", 6, scan=False) == 2, "other roundings, and so another run"
+    assert _run(folder, tmp_path, 4, scan=False) == 2, "other roundings, and so another run"
     assert "train.scan: True → False" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_an_interrupted_run_has_the_bits_of_one_that_was_not(folder, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert _run(folder, one, 4) == _run(folder, two, 2) == _run(folder, two, 4) == 0
+    assert _digests(one, 4) == _digests(two, 4)

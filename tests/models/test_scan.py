@@ -15,7 +15,7 @@ from tljax.base.paths import flatten
 from tljax.models import get_family
 from tljax.models.forward import forward, init_variables
 from tljax.models.keys import next_key, path_hash
-from tljax.models.scan import group_name, runs, stage_groups
+from tljax.models.scan import runs, stage_groups
 from tljax.models.tower import Tower
 
 DEEP_TEXT = {**TEXT, "num_hidden_layers": 4}
@@ -59,6 +59,11 @@ GROUPS = {
     "resnet": ["stage0_block1..stage0_block2"],
     "wav2vec2": ["block0..block3"],
 }
+
+
+def names(groups):
+    """`block1..block3` of each."""
+    return [f"{group[0]}..{group[-1].rpartition('/')[2]}" for group in groups]
 
 
 @functools.cache
@@ -116,10 +121,14 @@ def passes(model, variables, inputs, **options):
     return outputs, updates, gradients
 
 
-@pytest.mark.parametrize("name", DEEP)
+QUICK = ("bert", "t5", "cifar_resnet", "llama")
+"""Dropout, towers with wings, running statistics, a decoder."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.long) for n in DEEP])
 def test_a_scan_gives_what_the_stages_give_one_by_one(name):
     model, variables, inputs = deep(name)
-    assert [group_name(group) for group in model.groups] == GROUPS[name]
+    assert names(model.groups) == GROUPS[name]
     scanned, plain = (passes(each, variables, inputs) for each in (model, model._replace(groups=())))
     for ours, theirs in zip(scanned, plain, strict=True):
         close(ours, theirs)
@@ -128,11 +137,9 @@ def test_a_scan_gives_what_the_stages_give_one_by_one(name):
         assert not np.allclose(still, plain[0]["hidden"], atol=1e-3), "dropout was on"
 
 
-@pytest.mark.parametrize(
-    "options", [{"remat": True}, {"train": ("block0", "block1", "head")}, {"stop": "block3"}], ids=str
-)
-def test_a_part_of_a_group_and_rematerialised_stages(options):
+def test_a_part_of_a_group_and_rematerialised_stages():
     model, variables, inputs = deep("bert")
+    options = {"remat": True, "train": ("block0", "block1", "head"), "stop": "pooler"}
     scanned, plain = (passes(each, variables, inputs, **options) for each in (model, model._replace(groups=())))
     for ours, theirs in zip(scanned, plain, strict=True):
         close(ours, theirs)
@@ -174,11 +181,21 @@ def test_a_cache_is_written_under_the_names_of_the_stages():
     assert all(np.any(ours["cache"][f"block{i}/key"]) for i in range(4))
 
 
+def test_a_wing_without_inputs_hands_the_carry_on():
+    model, variables, inputs = deep("clip")
+    given = {name: x for name, x in inputs.items() if name != "pixel_values"}
+    ours, theirs = (
+        jax.eval_shape(lambda v, x, m=each: forward(m, v, x, hidden_states=True)[0], variables, given)
+        for each in (model, model._replace(groups=()))
+    )
+    assert ours == theirs and "image_embeds" not in ours and len(ours["text_hidden_states"]) == 4
+
+
 def test_stages_are_equal_by_module_leaves_and_liveness():
     model, variables, _ = deep("bert")
 
     def found(variables, live=()):
-        return [group_name(group) for group in stage_groups(model.backbone, variables, live)]
+        return names(stage_groups(model.backbone, variables, live))
 
     assert found(variables, ["backbone/block2/mlp/up/bias", "backbone/block3/mlp/up/bias"]) == [
         "block0..block1",
@@ -196,14 +213,8 @@ def test_stages_are_equal_by_module_leaves_and_liveness():
 
 
 def test_runs_are_cut_where_a_group_ends_and_where_training_begins():
-    groups = (("b", "c", "d"), ("c", "d", "e", "f"))
-    cut = runs(("a", "b", "c", "d", "e", "f"), groups, ("d", "e", "f"))
-    assert cut == [
-        (("a",), ("a",)),
-        (("b", "c"), groups[0]),
-        (("d",), groups[0]),
-        (("e", "f"), groups[1]),
-    ]
+    cut = runs(("a", "b", "c", "d", "e", "f", "g"), (("b", "c", "d"), ("e", "f", "g", "h")), ("d", "e", "f", "g"))
+    assert cut == [("a",), ("b", "c"), ("d",), ("e", "f", "g")]
 
 
 class Noisy(nn.Module):

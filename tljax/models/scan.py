@@ -1,7 +1,7 @@
 """Equal neighbouring stages as one `lax.scan`: one program stands for all of them, so that it compiles once.
 
 Outside of a tower each stage keeps its name and its leaves. Inside, the leaves of a group are stacked along a new first
-axis; those that nothing changes can be stacked before (`with_stacks`), and then stand under the name of the group.
+axis, along which the scan runs. Losses, gradients and random numbers are those of the stages one by one.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,14 +13,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tljax.base.paths import flatten, unflatten
+from tljax.base.paths import flatten
 from tljax.models.keys import TURN, Turn
 
 Group = tuple[str, ...]
 """The stages of a group, in depth order."""
 
-BETWEEN = ".."
-"""Between the first and the last stage in the name of a group."""
 COLLECTIONS = ("params", "batch_stats")
 
 
@@ -57,20 +55,13 @@ def _beginnings(path: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
-def group_name(group: Sequence[str]) -> str:
-    """`block1..block11`, under the group's wing: `encoder/block1..block11`."""
-    return f"{group[0]}{BETWEEN}{group[-1].rpartition('/')[2]}"
+def runs(names: Sequence[str], groups: Sequence[Group], train: Collection[str] = ()) -> list[Group]:
+    """`names`, neighbouring stages, cut into those that run together: single ones, and the parts of groups.
 
-
-def runs(names: Sequence[str], groups: Sequence[Group], train: Collection[str] = ()) -> list[tuple[Group, Group]]:
-    """`names`, neighbouring stages, cut into (those that run together, the group that they are a part of).
-
-    A stage that is in no group runs alone, and is its own group; of several groups that have it the first counts. Those
-    in training mode (`train`) and the others of a group run apart.
+    The stages of a group that are in training mode (`train`) and the others run apart.
     """
-    of = {stage: group for group in reversed(groups) for stage in group}
-    cut = groupby(names, key=lambda stage: (of.get(stage, (stage,)), stage in train))
-    return [(tuple(run), group) for (group, _), run in cut]
+    of = {stage: group for group in groups for stage in group}
+    return [tuple(run) for _, run in groupby(names, key=lambda stage: (of.get(stage, stage), stage in train))]
 
 
 class Span(NamedTuple):
@@ -80,14 +71,12 @@ class Span(NamedTuple):
       parent: the module whose children they are, while it runs.
       make: makes the module of any of them.
       stages: their names.
-      group: the whole group, under whose name leaves may stand that were stacked before.
       train: whether they are in training mode.
     """
 
     parent: nn.Module
     make: Callable[..., nn.Module]
     stages: Group
-    group: Group
     train: bool
 
     @property
@@ -98,17 +87,8 @@ class Span(NamedTuple):
     def leaves(self, first: int, last: int | None = None) -> dict[str, Any]:
         """Collection → leaves of the stages [first, last) on a new first axis; without `last` of the stage `first`."""
         stages = self.stages[first : first + 1 if last is None else last]
-        at = self.group.index(stages[0])
-        place = at if last is None else slice(at, at + len(stages))
-        found = {}
-        for kind in COLLECTIONS:
-            own = [self.parent.get_variable(kind, _own(stage), {}) for stage in stages]
-            before = self.parent.get_variable(kind, _own(group_name(self.group)), {})
-            if stages != self.group:
-                before = jax.tree.map(lambda x: x[place], before)
-            own = own[0] if last is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
-            found[kind] = unflatten({**flatten(before), **flatten(own)})
-        return found
+        found = [{kind: self.parent.get_variable(kind, _own(stage), {}) for kind in COLLECTIONS} for stage in stages]
+        return found[0] if last is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
 
     def advance(self, leaves: Any, carry: Mapping[str, Any], index: Any, name: str | None = None) -> tuple[dict, dict]:
         """(the carry after the stage `index`, its running statistics if they are renewed)."""

@@ -76,13 +76,13 @@ class Tower(nn.Module):
         wings: dict[str, Wing] = {}
         # Leaves are made stage by stage.
         groups = () if self.is_initializing() else groups
-        for run, group in runs(stage_range(tuple(chain), start, stop), groups, train):
+        for run in runs(stage_range(tuple(chain), start, stop), groups, train):
             name, before = run[0], carry.get("hidden")
             wing, _, own = name.rpartition("/")
             if wing and wing not in wings:
                 wings[wing] = Wing(name=wing)
-            if len(group) > 1:
-                span = Span(wings[wing] if wing else self, chain[name], run, group, name in train)
+            if len(run) > 1:
+                span = Span(wings[wing] if wing else self, chain[name], run, name in train)
                 carry, seen = run_span(span, carry, remat=remat, gates=gates, record=record)
                 recorded |= seen
                 continue
