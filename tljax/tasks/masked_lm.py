@@ -28,8 +28,9 @@ def masked_lm(spec: TaskSpec, *, rate: float = 0.15, candidates: int = 5, chunk:
       spec: needs a text processor whose tokenizer has a mask, and a backbone that gives out its word embeddings.
       rate: share of the tokens.
       candidates: tokens that `predict` names for each mask (the first 8 of a text).
-      chunk: hidden tokens of each example whose logits the loss makes at a time; None is as many as make about 16 million in
-        the batch. Where many devices share a batch more are better: each round reads the whole output embedding.
+      chunk: hidden tokens of each example whose logits the loss makes at a time; None is as many as make about 16
+        million in the batch. Where many devices share a batch more are better: each round reads the whole output
+        embedding.
 
     Returns:
       A `Task` that is chosen by `perplexity`, the exponential of the mean −log p of the chosen tokens. Its predictions
