@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.model = dict(source="hf:google-bert/bert-large-uncased", family="bert", variant="bert-large-uncased")
-    config.task = dict(name="masked_lm", rate=0.15)
+    config.task = dict(name="masked_lm", rate=0.15, chunk=16)
     config.strategy = dict(fine_tune=dict())
     config.optim = dict(
         name="adamw", learning_rate=5e-4, b2=0.98, schedule="linear", warmup=0.06, weight_decay=0.01, clip=1.0

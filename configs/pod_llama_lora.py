@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.model = dict(source="hf:meta-llama/Llama-2-7b-hf", family="llama", variant="Llama-2-7b-hf", dtype="bfloat16")
-    config.task = dict(name="causal_lm", length=1024)
+    config.task = dict(name="causal_lm", length=1024, chunk=64)
     config.strategy = dict(
         lora=dict(rank=16, alpha=32, targets=("query", "key", "value", "output", "gate", "up", "down")),
         freeze=dict(rules=("head/.*",)),

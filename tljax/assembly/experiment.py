@@ -163,7 +163,7 @@ def build(
     model = model._replace(stop=stop)
     stages = tuple(s for s in model.backbone.stages if s != stop)
 
-    make_method, teacher = objective_of(config, task, remat=settings.remat == "stages", make=make)
+    make_method, teacher = objective_of(config, task, remat=settings.remat == "stages", mesh=mesh, make=make)
     # Which stages train follows from the paths, and some paths are the method's own: so it is made twice.
     method = make_method(model, ())
     check_streams(method, config.get("method"), entries)

@@ -6,9 +6,11 @@ from functools import partial
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from tljax import methods
 from tljax.assembly.model import make_model
+from tljax.assembly.rows import rows_stay
 from tljax.assembly.sections import Entry, ModelSection
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.tables import call, lookup
@@ -73,18 +75,25 @@ def teacher_of(
 
 
 def objective_of(
-    config: Mapping[str, Any], task: Task, *, remat: bool = False, make: Callable[..., tuple] = make_model
+    config: Mapping[str, Any],
+    task: Task,
+    *,
+    remat: bool = False,
+    mesh: Mesh | None = None,
+    make: Callable[..., tuple] = make_model,
 ) -> tuple[Callable[[Model, tuple[str, ...]], Method], dict[str, Any] | None]:
     """((model, stages in training mode) → the method of `config.method`, the teacher's wing of the tree or None).
 
-    With `remat` the gradient of the backbone's stages keeps only what goes into each. `make` makes the teacher.
+    With `remat` the gradient of the backbone's stages keeps only what goes into each. `mesh` is that of the run, and
+    `make` makes the teacher.
     """
     section, teacher = teacher_of(config.get("method") or {}, config.get("model"), make)
     options = dict(section)
     function = lookup(methods.TABLE, options.pop("name", "supervised"), what="method")
 
     def made(model: Model, train_stages: tuple[str, ...]) -> Method:
-        return call(function, (make_forward(model, train_stages, remat=remat), task), options, where="config.method")
+        run = make_forward(model, train_stages, remat=remat, mesh=mesh)
+        return call(function, (run, task), options, where="config.method")
 
     return made, teacher
 
@@ -120,20 +129,23 @@ def check_head(method: Method, section: Mapping[str, Any] | None, fresh: bool) -
         )
 
 
-def make_forward(model: Model, train_stages: tuple[str, ...], *, remat: bool = False) -> Callable:
+def make_forward(
+    model: Model, train_stages: tuple[str, ...], *, remat: bool = False, mesh: Mesh | None = None
+) -> Callable:
     """What a method calls: (params, state, inputs, rng, *, train, hidden_states) → (outputs, state)."""
 
     def run(params, state, inputs, rng, *, train=True, hidden_states=False):
-        outputs, updates = forward(
-            model,
-            {"params": params, "batch_stats": state["batch_stats"]},
-            inputs,
-            # A survey has none; those of the adapters are there in training mode alone.
-            rngs=None if rng is None else {"dropout": rng, **({DROPOUT: rng} if train else {})},
-            train=train_stages if train else (),
-            hidden_states=hidden_states,
-            remat=remat,
-        )
+        with rows_stay(mesh):
+            outputs, updates = forward(
+                model,
+                {"params": params, "batch_stats": state["batch_stats"]},
+                inputs,
+                # A survey has none; those of the adapters are there in training mode alone.
+                rngs=None if rng is None else {"dropout": rng, **({DROPOUT: rng} if train else {})},
+                train=train_stages if train else (),
+                hidden_states=hidden_states,
+                remat=remat,
+            )
         return outputs, {**state, **updates}
 
     return run

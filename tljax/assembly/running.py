@@ -10,6 +10,7 @@ import numpy as np
 
 from tljax.assembly.experiment import Experiment
 from tljax.assembly.placing import places
+from tljax.assembly.rows import rows_stay
 from tljax.base.errors import UserError
 from tljax.base.paths import flatten, unflatten
 from tljax.base.processes import parts, place
@@ -65,9 +66,10 @@ def predictor(experiment: Experiment, *, task: Task | None = None, head: Any = N
     @partial(jax.jit, compiler_options=compiler_options(experiment))
     def predict(params, batch_stats, batch):
         variables = {"params": params, "batch_stats": batch_stats}
-        if head is None and task.infer is not None:
-            return task.infer(model, variables, batch)
-        outputs, _ = forward(model, variables, task.inputs(batch))
+        with rows_stay(experiment.mesh):
+            if head is None and task.infer is not None:
+                return task.infer(model, variables, batch)
+            outputs, _ = forward(model, variables, task.inputs(batch))
         return {"embedding": outputs["embedding"]} if head is not None else task.predict(outputs)
 
     return predict

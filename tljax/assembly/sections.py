@@ -79,7 +79,8 @@ class ModelSection(NamedTuple):
     Attributes:
       source: what `load_pretrained` takes; None builds `family` from `variant` with random weights.
       family: for checkpoints that do not say it themselves.
-      variant: published name or config.json entries, for a model without a checkpoint.
+      variant: published name or config.json entries, for a model without a checkpoint; and for `inspect --topology`,
+        which then reads nothing of the source.
       dtype: of the loaded leaves; None keeps the stored ones.
       sha256: expected digest of the weight file.
       adapters: folders in PEFT's format, put into the kernels: one, or several, ("a", ("b", 0.5)); see

@@ -9,7 +9,7 @@ from tljax.base.types import Task
 from tljax.data.language import NextToken, Prompts, pack, text_tokenizer
 from tljax.models import get_family
 from tljax.models.generation import generate
-from tljax.tasks.language import language_metrics, next_token_sums, own_language_model, token_losses
+from tljax.tasks.language import check_chunk, language_metrics, next_token_sums, own_language_model, token_losses
 from tljax.tasks.spec import TaskSpec
 
 
@@ -17,6 +17,7 @@ def causal_lm(
     spec: TaskSpec,
     *,
     length: int = 256,
+    chunk: int | None = None,
     max_new_tokens: int = 128,
     num_beams: int = 1,
     temperature: float = 0.0,
@@ -31,7 +32,9 @@ def causal_lm(
 
     Args:
       spec: needs a text processor; the backbone is a decoder.
-      length: tokens in a chunk, T.
+      length: tokens in a chunk of text, T.
+      chunk: tokens of each example whose logits the loss makes at a time; None is as many as make about 16 million in
+        the batch. Where many devices share a batch more are better: each round reads the whole output embedding.
       max_new_tokens: how long a text is continued at most.
       num_beams: beams of the search; 1 is greedy.
       temperature: 0 takes the likeliest token; above it samples.
@@ -55,6 +58,7 @@ def causal_lm(
         + [f"length is {length}, and the model has {positions} positions."] * bool(positions and length > positions)
         + [f"max_new_tokens is {max_new_tokens!r}; it must be above 0."] * (max_new_tokens < 1),
     )
+    check_chunk(chunk)
     tokenizer = text_tokenizer(spec.processor)
     head = own_language_model(spec)
     continued = partial(
@@ -85,7 +89,7 @@ def causal_lm(
         uses="hidden",
         inputs=lambda batch: batch["inputs"],
         targets=lambda batch: batch["targets"],
-        loss=lambda outputs, targets: token_losses(outputs, targets)[0],
+        loss=lambda outputs, targets: token_losses(outputs, targets, chunk=chunk)[0],
         weights=lambda batch: (batch["targets"] >= 0) * batch["weight"][:, None],
         predict=lambda outputs: {},
         metrics=lambda predictions, targets, records: language_metrics(predictions),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax import losses
+from tljax.base.errors import UserError
 from tljax.data.language import NO_LABEL
 from tljax.models.forward import forward
 from tljax.models.heads import LanguageModel
@@ -22,9 +23,16 @@ def own_language_model(spec: TaskSpec) -> LanguageModel:
     return LanguageModel(spec.config.vocab_size, tied=tied and "word_embeddings" in spec.outputs)
 
 
-def token_losses(outputs: Mapping[str, Any], labels: Any) -> tuple[jax.Array, jax.Array]:
-    """(−log p, whether right) of a lazy head's outputs, both (B, T)."""
-    return losses.token_cross_entropy(outputs["features"], outputs["output_embedding"], outputs["output_bias"], labels)
+def token_losses(outputs: Mapping[str, Any], labels: Any, *, chunk: int | None = None) -> tuple[jax.Array, jax.Array]:
+    """(−log p, whether right) of a lazy head's outputs, both (B, T); `chunk` tokens of each example at a time."""
+    table, bias = outputs["output_embedding"], outputs["output_bias"]
+    return losses.token_cross_entropy(outputs["features"], table, bias, labels, chunk=chunk)
+
+
+def check_chunk(chunk: int | None) -> None:
+    """Raises `UserError` for an option `chunk` that is no number of tokens."""
+    if chunk is not None and (type(chunk) is not int or chunk < 1):
+        raise UserError(f"config.task.chunk is {chunk!r}; it must be a whole number from 1, or None.")
 
 
 def next_token_sums(model: Any, variables: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -11,14 +11,14 @@ from tljax.base.types import Task
 from tljax.data.language import Masking, Unmasked, mask_token, text_tokenizer
 from tljax.models.forward import forward
 from tljax.models.heads import LanguageModel
-from tljax.tasks.language import language_metrics, sums, token_losses
+from tljax.tasks.language import check_chunk, language_metrics, sums, token_losses
 from tljax.tasks.spec import TaskSpec
 
 MASKS = 8
 """Masks of a text that `predict` fills in."""
 
 
-def masked_lm(spec: TaskSpec, *, rate: float = 0.15, candidates: int = 5) -> Task:
+def masked_lm(spec: TaskSpec, *, rate: float = 0.15, candidates: int = 5, chunk: int | None = None) -> Task:
     """The hidden tokens of a text, by the checkpoint's own head, or a new one of BERT's form.
 
     Of a text `rate` of the tokens are chosen: 80 % become the mask, 10 % another token, 10 % stay. In evaluation the
@@ -28,6 +28,9 @@ def masked_lm(spec: TaskSpec, *, rate: float = 0.15, candidates: int = 5) -> Tas
       spec: needs a text processor whose tokenizer has a mask, and a backbone that gives out its word embeddings.
       rate: share of the tokens.
       candidates: tokens that `predict` names for each mask (the first 8 of a text).
+      chunk: hidden tokens of each example whose logits the loss makes at a time; None is as many as make about 16
+        million in the batch. Where many devices share a batch more are better: each round reads the whole output
+        embedding.
 
     Returns:
       A `Task` that is chosen by `perplexity`, the exponential of the mean −log p of the chosen tokens. Its predictions
@@ -41,6 +44,7 @@ def masked_lm(spec: TaskSpec, *, rate: float = 0.15, candidates: int = 5) -> Tas
         raise UserError(f"config.task.rate is {rate!r}; it must be above 0 and below 1.")
     if "word_embeddings" not in spec.outputs:
         raise UserError(f"config.task: masked_lm needs a text encoder, and {spec.family} gives out no word embeddings.")
+    check_chunk(chunk)
     tokenizer = text_tokenizer(spec.processor)
     mask = mask_token(tokenizer)
     head = spec.head
@@ -77,7 +81,7 @@ def masked_lm(spec: TaskSpec, *, rate: float = 0.15, candidates: int = 5) -> Tas
         uses="hidden",
         inputs=lambda batch: batch["inputs"],
         targets=lambda batch: batch["targets"],
-        loss=lambda outputs, targets: _losses(outputs, targets)[0],
+        loss=lambda outputs, targets: _losses(outputs, targets, chunk=chunk)[0],
         weights=lambda batch: (batch["targets"]["labels"] >= 0) * batch["weight"][:, None],
         predict=lambda outputs: {},
         metrics=lambda predictions, targets, records: language_metrics(predictions),
@@ -89,10 +93,12 @@ def masked_lm(spec: TaskSpec, *, rate: float = 0.15, candidates: int = 5) -> Tas
     )
 
 
-def _losses(outputs: Mapping[str, Any], targets: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
+def _losses(
+    outputs: Mapping[str, Any], targets: Mapping[str, Any], *, chunk: int | None = None
+) -> tuple[jax.Array, jax.Array]:
     """(−log p, whether right) at the chosen places, (B, K)."""
     features = jnp.take_along_axis(outputs["features"], targets["positions"][..., None], axis=1)
-    return token_losses({**outputs, "features": features}, targets["labels"])
+    return token_losses({**outputs, "features": features}, targets["labels"], chunk=chunk)
 
 
 def _fill_in(outputs: Mapping[str, Any], ids: jax.Array, mask: int, candidates: int) -> dict[str, jax.Array]:
