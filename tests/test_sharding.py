@@ -205,6 +205,31 @@ def test_two_processes_are_two_slices():
         assert out.split("\n")[-2] == f"[[0, 0], [0, 0], [1, 1], [1, 1]] {float((np.arange(16) ** 2).sum())}"
 
 
+TOPOLOGY = """
+import numpy as np
+from jax.experimental.topologies import get_topology_desc
+from tljax.sharding import make_mesh
+devices = get_topology_desc(platform="tpu", topology_name="v5p:4x4x4", num_slices=4).devices
+mesh = make_mesh(devices=devices, data=8, fsdp=32, dcn=dict(data=-1))
+print([sorted({device.slice_index for device in row}) for row in mesh.devices], len({*mesh.devices.flat}))
+"""
+
+
+@pytest.mark.long
+def test_the_slices_of_a_pod_as_its_topology_describes_them():
+    environment = {**os.environ, "TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", TOPOLOGY],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[[0], [0], [1], [1], [2], [2], [3], [3]] 256"
+
+
 @pytest.mark.parametrize("axes", [{"data": 1}, {"fsdp": 4}, {"data": 2, "fsdp": 2}], ids=str)
 @pytest.mark.parametrize("kind", ["numpy", "host", "shards"])
 def test_what_goes_to_its_shards_keeps_its_values_and_may_be_donated(axes, kind):
