@@ -65,12 +65,11 @@ def test_the_command_line_compiles_shards_of_what_is_not_there(folder, tmp_path,
     assert "compiled for v5e:4x4 in" in shown and "memory of a device: " in shown and "estimated step" in shown
     # Kernels and tables that 16 divides lie in 16 parts, with their two means; norms and biases are whole.
     live, kernels = found["total"]["live"], 2 * (4 * WIDTH**2 + 2 * WIDTH * HIDDEN)
-    assert found["total"]["parameter_bytes"] < 4 * (live - kernels) + 4 * kernels / 16 + 1
-    assert 3 * found["total"]["parameter_bytes"] < found["memory"]["arguments"] < 4 * live
-    gathered = sum(each["bytes"] for each in found["collectives"] if each["kind"] == "all-gather")
-    assert gathered >= 4 * kernels, "each kernel is gathered once at least"
-    reduced = sum(each["bytes"] for each in found["collectives"] if each["kind"] in ("reduce-scatter", "all-reduce"))
-    assert reduced >= 4 * kernels, "and its gradient added up"
+    mine = found["total"]["parameter_bytes"]
+    assert 4 * (live - kernels) / 16 < mine < 4 * (live - kernels) + 4 * kernels / 16 + 1
+    assert 3 * mine <= found["memory"]["arguments"] < 3 * mine + 20_000
+    # A step needs each kernel whole, and its gradient from all: 15 of 16 parts come from elsewhere, or go there.
+    assert sum(each["sent"] for each in found["collectives"]) > 4 * kernels * 15 / 16
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,17 @@ import pytest
 
 from tljax.models.adapters import lora_leaves, matmul, merged
 from tljax.models.layers import Dense
-from tljax.models.quantized import BLOCK, LEVELS, SECOND, kernel_of, parameters, quantized, with_kernels, with_quantized
+from tljax.models.quantized import (
+    BLOCK,
+    LEVELS,
+    SECOND,
+    kernel_of,
+    parameters,
+    quantized,
+    quantized_shapes,
+    with_kernels,
+    with_quantized,
+)
 from tljax.train.step import KEEP_BARRIERS
 
 # Dettmers et al. 2023, appendix E.
@@ -52,6 +62,13 @@ def test_scales_in_eight_bits_cost_little_more():
     assert 0.05 < error(exact) < 0.12 and error(rough) == pytest.approx(error(exact), rel=0.01)
     assert not np.array_equal(exact, rough)
     assert error(kernel_of(made(kernel, "int8"))) < 0.02
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("shape", [(128, 24), (70, 9)])
+def test_the_shapes_are_told_without_the_values(name, shape):
+    told = quantized_shapes(shape, name.split()[0], **KINDS[name])
+    assert told == {leaf: (value.shape, str(value.dtype)) for leaf, value in made(normal(*shape), name).items()}
 
 
 def test_zeros_stay_zeros():

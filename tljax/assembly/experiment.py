@@ -6,7 +6,7 @@ Whatever is random has its own key, so that one choice does not move another's r
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -123,18 +123,14 @@ class Experiment(NamedTuple):
 
 @on_host()
 def build(
-    config: Mapping[str, Any],
-    *,
-    data_dir: str | None = None,
-    devices: Sequence[jax.Device] | None = None,
-    make: Callable[..., tuple] = make_model,
+    config: Mapping[str, Any], *, data_dir: str | None = None, devices: Any = None, make: Callable = make_model
 ) -> Experiment:
     """The objects that `config` (plain nested dicts) describes, with all leaves in the memory of the host.
 
     Args:
       config: the sections of a config; see `SECTIONS` and docs/configs.md.
       data_dir: the folder of raw data, for sources that read files; default TLJAX_DATA.
-      devices: of the mesh; default: all of the run.
+      devices: those of the mesh, a sequence; default: all of the run.
       make: what makes models, as `make_model`.
 
     Raises:
@@ -206,10 +202,8 @@ def build(
 
 
 def _check_sections(config: Mapping[str, Any]) -> None:
-    raise_faults(
-        "The config has sections that do not exist:",
-        [f"config.{key}. {suggest(key, SECTIONS)}" for key in config if key not in SECTIONS],
-    )
+    unknown = [f"config.{key}. {suggest(key, SECTIONS)}" for key in config if key not in SECTIONS]
+    raise_faults("The config has sections that do not exist:", unknown)
 
 
 def _output_shapes(model: Model, task: Task, readers: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from tljax.cli.main import Arguments
 def run(arguments: Arguments) -> int:
     """Prints what the compiled step takes on a device, its collectives, and an estimate of its time."""
     config, name = need_config(arguments), arguments.options.topology
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # what accelerators there are stay free
     from tljax.assembly.topology import inspect_topology
     from tljax.train.display import Display
 
