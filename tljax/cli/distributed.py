@@ -145,9 +145,9 @@ def _on_tpu(environment: Mapping[str, str]) -> bool:
 def _initialize(place: Place, launcher: str | None, seconds: int) -> None:
     import jax
 
-    _prepare()
     if place.process:
         _wait_for(place.coordinator, seconds)
+    _prepare()
     try:
         jax.distributed.initialize(
             *place,
