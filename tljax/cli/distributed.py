@@ -24,6 +24,8 @@ SEPARATE = ("list", "report")
 WAYS = ("auto", "off")
 HEARTBEAT = 60
 """Seconds of silence after which a process counts as dead, and the others end."""
+CPU_THREADS = 16
+"""Of jax's CPU client, at least: with 2, two processes of 2 simulated devices each came to a halt."""
 ENVIRONMENT = {"coordinator": "TLJAX_COORDINATOR", "processes": "TLJAX_PROCESSES", "process": "TLJAX_PROCESS"}
 LAUNCHERS = {
     "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
@@ -145,7 +147,7 @@ def _initialize(place: Place, launcher: str | None, seconds: int) -> None:
 
     if place.process:
         _wait_for(place.coordinator, seconds)
-    _results_alone()
+    _prepare()
     try:
         jax.distributed.initialize(
             *place,
@@ -162,7 +164,7 @@ def _initialize_from(launcher: str | None, seconds: int) -> None:
     """Joins as the launcher says, or the metadata of a TPU machine; a single TPU machine stays by itself."""
     import jax
 
-    _results_alone()
+    _prepare()
     try:
         jax.distributed.initialize(initialization_timeout=seconds, heartbeat_timeout_seconds=HEARTBEAT)
     except ValueError as error:
@@ -173,8 +175,17 @@ def _initialize_from(launcher: str | None, seconds: int) -> None:
         raise RunError(_not_joined(f"the address that {launcher or 'the TPU pod'} gives", seconds, error)) from error
 
 
-def _results_alone() -> None:
-    """Keeps standard output for results: what C++ libraries print there (Gloo does) goes to standard error."""
+def _prepare() -> None:
+    """Keeps standard output for results, since C++ libraries print there (Gloo does); and programs on CPUs in order.
+
+    On CPUs programs that do not need one another's results may run at the same time, in each process in another order,
+    and so may the parts of one program for several devices where there are fewer threads. Where they hold collective
+    operations, the processes then wait for one another for ever.
+    """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    os.environ.setdefault("PJRT_NPROC", str(max(os.cpu_count() or 1, CPU_THREADS)))
     sys.stdout.flush()
     own = os.dup(1)
     os.dup2(2, 1)

@@ -405,7 +405,7 @@ def _check(
     if not isinstance(batch_size, int) or batch_size < 1:
         faults.append(f"batch_size is {batch_size!r}, and must be a whole number above 0.")
     elif not (shards >= 1 and numbers and all(0 <= n < shards for n in numbers)) or batch_size % shards:
-        faults.append(f"batch_size {batch_size} cannot be divided into {shards} parts; this process reads {this}.")
+        faults.append(f"batch_size {batch_size} cannot be divided into {shards} parts, of which this is {this}.")
     if episodes is not None:
         wrong = episodes.faults()
         faults += wrong
