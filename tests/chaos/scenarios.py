@@ -92,7 +92,7 @@ SCENARIOS = {
     ),
     "patience that runs out": Scenario(
         "texts",
-        {"train.patience": 1, "train.eval_every": 2, "optim.learning_rate": 0.0},
+        {"train.patience": 1, "train.eval_every": 2, "optim.learning_rate": 1e-30},
         (*at("the last evaluation", 1), *at("a new best", 2), *at("the report", 1)),
     ),
     "a method with state": Scenario(
