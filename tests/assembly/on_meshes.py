@@ -99,10 +99,13 @@ def config_of(folder: Path, family: str, strategy: str, parts: int) -> dict[str,
     text = family == "bert"
     columns = {"columns": {"text": "text", "label": "label"}} if text else {"processor": {"size": 8}}
     source = f"csv:{folder / 'texts.csv'}" if text else f"npz:{folder / 'images.npz'}"
+    chosen = {name: dict(options) for name, options in STRATEGIES[strategy][1].items()}
+    if family == "resnet" and "lora" in chosen:  # which takes the kernels of attentions by itself
+        chosen["lora"]["targets"] = "backbone/stage.*/conv/kernel"
     return {
         "model": FAMILIES[family],
         "task": {"name": "classification", "pool": "mean"},
-        "strategy": STRATEGIES[strategy][1],
+        "strategy": chosen,
         "optim": {**(ADAM if strategy in WITH_ADAM else SGD), "schedule": "linear", "warmup": 0.0},
         "data": {"train": {"source": source, "class_weights": "balanced", **columns}},
         "train": {"batch_size": BATCH, "steps": STEPS, "accumulate": parts},

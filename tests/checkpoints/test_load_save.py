@@ -151,6 +151,24 @@ def test_leaves_go_straight_to_their_shards(folder):
         np.testing.assert_array_equal(one, two)
 
 
+def test_a_device_is_given_its_own_shards_alone(folder, monkeypatch):
+    make, split = jax.make_array_from_callback, []
+
+    def watched(shape, sharding, read):
+        def piece(index):
+            found = read(index)
+            assert found.shape == sharding.shard_shape(shape)
+            split.append(found.shape != shape)
+            return found
+
+        return make(shape, sharding, piece)
+
+    monkeypatch.setattr(jax, "make_array_from_callback", watched)
+    monkeypatch.setattr(jax, "device_put", lambda *arguments, **options: pytest.fail("a whole leaf went to a device"))
+    leaves = jax.tree.leaves(load_pretrained(folder, mesh=make_mesh(fsdp=4)).variables["params"])
+    assert sum(split) == 4 * sum(not leaf.sharding.is_fully_replicated for leaf in leaves) > 0
+
+
 def test_nothing_of_the_file_stays_mapped_into_the_leaves(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
