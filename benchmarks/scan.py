@@ -45,8 +45,8 @@ class Workload(NamedTuple):
 
 
 WORKLOADS = {
-    "compile, BERT of 24 blocks, all trains": Workload("compile", "BERT of 24 blocks", 4.0),
-    "compile, LLaMA of 32 blocks, LoRA": Workload("compile", "LLaMA of 32 blocks", 4.0),
+    "compile, BERT of 24 blocks, all trains": Workload("compile", "BERT of 24 blocks", 1.0),
+    "compile, LLaMA of 32 blocks, LoRA": Workload("compile", "LLaMA of 32 blocks", 1.0),
     "train, BERT of 24 blocks, all trains": Workload("train", "BERT of 24 blocks", 0.9),
     "train, LLaMA of 32 blocks, LoRA": Workload("train", "LLaMA of 32 blocks", 0.9),
 }

@@ -121,8 +121,8 @@ def passes(model, variables, inputs, **options):
     return outputs, updates, gradients
 
 
-QUICK = ("bert", "t5", "cifar_resnet", "llama")
-"""Dropout, towers with wings, running statistics, a decoder."""
+QUICK = ("cifar_resnet", "llama")
+"""Running statistics; a decoder with dropout."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.long) for n in DEEP])
@@ -137,6 +137,7 @@ def test_a_scan_gives_what_the_stages_give_one_by_one(name):
         assert not np.allclose(still, plain[0]["hidden"], atol=1e-3), "dropout was on"
 
 
+@pytest.mark.long
 def test_a_part_of_a_group_and_rematerialised_stages():
     model, variables, inputs = deep("bert")
     options = {"remat": True, "train": ("block0", "block1", "head"), "stop": "pooler"}
@@ -160,15 +161,13 @@ def test_a_range_and_gates_of_some_stages():
     carry = model.backbone.apply({"params": variables["params"]["backbone"]}, start, stop="block1")
     gates = {"block2": jnp.linspace(0.5, 2, 36).reshape(3, 12), "norm": jnp.full((3, 12), 2.0)}
 
+    @functools.partial(jax.jit, static_argnums=2)
     def run(params, gates, groups):
         return model.backbone.apply({"params": params}, carry, start="block1", gates=gates, groups=groups)["hidden"]
 
-    value = lambda *given: jnp.sum(jnp.sin(run(*given)))  # noqa: E731
-    both = [
-        jax.value_and_grad(value, argnums=(0, 1))(variables["params"]["backbone"], gates, groups)
-        for groups in (model.groups, ())
-    ]
-    close(*both)
+    ours, theirs = (run(variables["params"]["backbone"], gates, groups) for groups in (model.groups, ()))
+    close(ours, theirs)
+    assert not np.allclose(theirs, run(variables["params"]["backbone"], {}, ()), atol=1e-2)
 
 
 def test_a_cache_is_written_under_the_names_of_the_stages():
