@@ -67,7 +67,7 @@ def test_the_command_line_compiles_shards_of_what_is_not_there(folder, tmp_path,
     live, kernels = found["total"]["live"], 2 * (4 * WIDTH**2 + 2 * WIDTH * HIDDEN)
     mine = found["total"]["parameter_bytes"]
     assert 4 * (live - kernels) / 16 < mine < 4 * (live - kernels) + 4 * kernels / 16 + 1
-    assert 3 * mine <= found["memory"]["arguments"] < 3 * mine + 20_000
+    assert 3 * mine <= found["memory"]["arguments"] < 3.5 * mine, "small arrays are padded"
     # A step needs each kernel whole, and its gradient from all: 15 of 16 parts come from elsewhere, or go there.
     assert sum(each["sent"] for each in found["collectives"]) > 4 * kernels * 15 / 16
 
