@@ -31,6 +31,8 @@ def get_config() -> ConfigDict:
         train=dict(**photos, augment=dict(resized_crop=(0.05, 1.0), flip=True)),
         validation=dict(source="synthetic:image:classes=1000,size=256,count=50000", split="validation"),
     )
-    config.train = dict(batch_size=1024, steps=20_000, eval_every=5_000, compute_dtype="bfloat16", scan=True)
+    config.train = dict(
+        batch_size=1024, steps=20_000, eval_every=5_000, compute_dtype="bfloat16", remat="stages", scan=True
+    )
     config.mesh = dict(data=-1)
     return config

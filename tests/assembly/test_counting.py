@@ -37,10 +37,9 @@ def test_what_is_computed_again_counts_again():
     def loss(x, w):
         return jnp.sin(jnp.sin(x @ w) @ w).sum()
 
-    # Two products forward; backward two for x and w each.
+    # Two products forward; backward one for the inner x and two for w. With a checkpoint both forward ones again.
     assert count(jax.grad(loss, 1), SQUARE, SQUARE) == (2 + 3) * PRODUCT
-    again = count(jax.grad(jax.checkpoint(loss), 1), SQUARE, SQUARE)
-    assert again == (2 + 2 + 3) * PRODUCT or again == (2 + 3) * PRODUCT
+    assert count(jax.grad(jax.checkpoint(loss), 1), SQUARE, SQUARE) == (2 + 2 + 3) * PRODUCT
 
 
 @pytest.mark.parametrize("stride", [1, 2])

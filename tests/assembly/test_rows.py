@@ -3,9 +3,12 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tests.tiny import save_config, save_csv, save_tiny_bert, train_steps
 from tljax.assembly.rows import rows_stay
+from tljax.cli.config import load_config
 from tljax.sharding import make_mesh
 
 
@@ -96,3 +99,12 @@ def test_no_device_works_on_the_whole_batch():
         return any(shape in text for shape in ("f32[8,4,256]", "f32[32,256]"))
 
     assert holds_all_rows(None) and not holds_all_rows(mesh)
+
+
+def test_a_run_has_the_losses_of_one_device(tmp_path):
+    save_tiny_bert(tmp_path / "bert", initializer_range=0.3)
+    config = load_config(save_config(tmp_path / "config.py", tmp_path / "bert", save_csv(tmp_path / "data.csv")))
+    config["train"] |= {"remat": "stages", "scan": True}
+    config["optim"] = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9}
+    one, four = (train_steps({**config, "mesh": mesh}, 3)[1] for mesh in ({"data": 1}, {"data": 2, "fsdp": 2}))
+    assert four == pytest.approx(one, rel=2e-5)

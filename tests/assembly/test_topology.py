@@ -3,6 +3,7 @@
 import importlib.util
 import json
 
+import jax
 import pytest
 
 from tests.tiny import TINY_BERT, save_config, save_csv, save_tiny_bert
@@ -11,7 +12,7 @@ from tljax.assembly.hlo import Collective
 from tljax.assembly.topology import Topology, estimate, inspect_topology, open_topology
 from tljax.base.errors import UserError
 from tljax.cli.config import load_config
-from tljax.cli.main import OK, USER_ERROR, main
+from tljax.cli.main import OK, RUN_ERROR, USER_ERROR, main
 
 WIDTH, HIDDEN, WORDS, POSITIONS, TOKENS = 128, 256, 32, 32, 16
 
@@ -67,7 +68,7 @@ def test_the_command_line_compiles_shards_of_what_is_not_there(folder, tmp_path,
     live, kernels = found["total"]["live"], 2 * (4 * WIDTH**2 + 2 * WIDTH * HIDDEN)
     mine = found["total"]["parameter_bytes"]
     assert 4 * (live - kernels) / 16 < mine < 4 * (live - kernels) + 4 * kernels / 16 + 1
-    assert 3 * mine <= found["memory"]["arguments"] < 3 * mine + 20_000
+    assert 3 * mine <= found["memory"]["arguments"] < 3.5 * mine, "small arrays are padded"
     # A step needs each kernel whole, and its gradient from all: 15 of 16 parts come from elsewhere, or go there.
     assert sum(each["sent"] for each in found["collectives"]) > 4 * kernels * 15 / 16
 
@@ -91,6 +92,17 @@ def test_without_libtpu_the_message_says_how(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"tljax\[topology\]"):
         open_topology("v5e:4x4")
+
+
+def test_what_does_not_fit_is_said_with_the_cures(folder, monkeypatch, capsys):
+    def refuse(lowered, *arguments, **options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM: 31.22G of 15.75G\nsee there")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    options = ["--config.train.batch_size=16", "--config.mesh={'data': -1}", "--topology=v5e:4x4"]
+    assert main(["inspect", f"--config={folder / 'config.py'}", *options]) == RUN_ERROR
+    message = capsys.readouterr().err
+    assert "31.22G of 15.75G" in message and "accumulate" in message and "see there" not in message
 
 
 def test_the_estimate_is_a_roofline():

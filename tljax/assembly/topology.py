@@ -137,6 +137,9 @@ def inspect_topology(
 
 
 def _compiled(lowered: jax.stages.Lowered, topology: Topology) -> jax.stages.Compiled:
+    # What was compiled for absent devices can be written to the cache of programs, but not be read from it.
+    least, before = "jax_persistent_cache_min_compile_time_secs", jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update(least, math.inf)
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -148,6 +151,8 @@ def _compiled(lowered: jax.stages.Lowered, topology: Topology) -> jax.stages.Com
             "config.train.batch_size, raise accumulate, set remat='stages', or share the leaves among more devices "
             "(config.mesh: fsdp, tensor)."
         ) from error
+    finally:
+        jax.config.update(least, before)
 
 
 def memory_of(compiled: jax.stages.Compiled, topology: Topology) -> dict[str, int]:
