@@ -31,6 +31,7 @@ def start(
     devices: int = 1,
     more: Sequence[Sequence[str]] | None = None,
     variables: Sequence[Mapping[str, str]] | None = None,
+    absent: Sequence[int] = (),
 ) -> list[subprocess.Popen]:
     """`launch.py` with the arguments, once for each process.
 
@@ -40,6 +41,7 @@ def start(
       devices: of each.
       more: arguments of each.
       variables: of the environment of each.
+      absent: those that are not started.
     """
     coordinator = f"--coordinator=127.0.0.1:{free_port()}"
     command = [sys.executable, "launch.py", *arguments, coordinator, f"--processes={processes}"]
@@ -53,6 +55,7 @@ def start(
             text=True,
         )
         for number in range(processes)
+        if number not in absent
     ]
 
 
