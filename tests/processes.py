@@ -18,10 +18,13 @@ def free_port() -> int:
 
 
 def environment(devices: int) -> dict[str, str]:
-    """Of one process with so many simulated devices, otherwise as that of the tests."""
+    """Of one process with so many simulated devices, otherwise as that of the tests.
+
+    With as many threads as several processes are given: 4 devices on 2 cores came to a halt in a collective operation.
+    """
     kept = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     flags = [f"--xla_force_host_platform_device_count={devices}", *kept]
-    return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": " ".join(flags)}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": " ".join(flags), "PJRT_NPROC": "16"}
 
 
 def start(
