@@ -10,8 +10,10 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from tljax.base.errors import RunError, UserError
@@ -22,6 +24,8 @@ VERBS = ("train", "evaluate", "predict")
 SEPARATE = ("list", "report")
 """What needs no device: each process may do it by itself."""
 WAYS = ("auto", "off")
+GRACE = 30
+"""Seconds that jax waits longer at the start than this module, which has the better words."""
 HEARTBEAT = 60
 """Seconds of silence after which a process counts as dead, and the others end."""
 CPU_THREADS = 16
@@ -149,13 +153,14 @@ def _initialize(place: Place, launcher: str | None, seconds: int) -> None:
         _wait_for(place.coordinator, seconds)
     _prepare()
     try:
-        jax.distributed.initialize(
-            *place,
-            # SLURM still says which of a machine's accelerators are this process's.
-            cluster_detection_method=None if launcher else "deactivate",
-            initialization_timeout=seconds,
-            heartbeat_timeout_seconds=HEARTBEAT,
-        )
+        with _in_time(place.coordinator, seconds):
+            jax.distributed.initialize(
+                *place,
+                # SLURM still says which of a machine's accelerators are this process's.
+                cluster_detection_method=None if launcher else "deactivate",
+                initialization_timeout=seconds + GRACE,
+                heartbeat_timeout_seconds=HEARTBEAT,
+            )
     except (RuntimeError, OSError) as error:
         raise RunError(_not_joined(place.coordinator, seconds, error)) from error
 
@@ -165,14 +170,16 @@ def _initialize_from(launcher: str | None, seconds: int) -> None:
     import jax
 
     _prepare()
+    where = f"the address that {launcher or 'the TPU pod'} gives"
     try:
-        jax.distributed.initialize(initialization_timeout=seconds, heartbeat_timeout_seconds=HEARTBEAT)
+        with _in_time(where, seconds):
+            jax.distributed.initialize(initialization_timeout=seconds + GRACE, heartbeat_timeout_seconds=HEARTBEAT)
     except ValueError as error:
         if launcher is None and "coordinator_address" in str(error):
             return
         raise UserError(_unread(launcher or "a TPU pod", error)) from error
     except (RuntimeError, OSError) as error:
-        raise RunError(_not_joined(f"the address that {launcher or 'the TPU pod'} gives", seconds, error)) from error
+        raise RunError(_not_joined(where, seconds, error)) from error
 
 
 def _prepare() -> None:
@@ -200,11 +207,31 @@ def _unread(launcher: str, error: Exception) -> str:
     )
 
 
-def _not_joined(coordinator: str, seconds: int, error: Exception) -> str:
+@contextmanager
+def _in_time(where: str, seconds: int) -> Iterator[None]:
+    """Ends this process with a message where the block takes longer: jax would end it, with one that helps nobody."""
+
+    def end() -> None:
+        from tljax.cli.main import RUN_ERROR
+
+        print(f"tljax: the run stopped. {_not_joined(where, seconds)}", file=sys.stderr, flush=True)
+        os._exit(RUN_ERROR)
+
+    watch = threading.Timer(seconds, end)
+    watch.daemon = True
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
+def _not_joined(where: str, seconds: int, error: Exception | None = None) -> str:
+    why = f" ({_first_line(error)})" if error is not None else ""
     return (
-        f"The processes did not come together at {coordinator} within {seconds} s ({_first_line(error)}). See that all "
-        "were started, with the same --coordinator and --processes and each its own --process, and that its port is "
-        f"open; --join_timeout gives them more time. {OFF}"
+        f"The processes did not come together at {where} within {seconds} s{why}. See that all were started, with the "
+        "same --coordinator and --processes and each its own --process, and that the coordinator's port is open;"
+        f" --join_timeout gives them more time. {OFF}"
     )
 
 
