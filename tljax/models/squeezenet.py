@@ -291,7 +291,7 @@ FAMILY = Family(
     },
     own_pool="pooled",
     sharding=(
-        (r"backbone/.*/kernel", (None, None, "fsdp", "tensor")),
+        (r"backbone/.*/kernel", (None, None, None, ("fsdp", "tensor"))),
         (r"backbone/.*/bias", (None,)),
     ),
     variants={

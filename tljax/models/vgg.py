@@ -287,7 +287,7 @@ FAMILY = Family(
     },
     own_pool="pooled",
     sharding=(
-        (r"backbone/.*/conv\d+/kernel", (None, None, "fsdp", "tensor")),
+        (r"backbone/.*/conv\d+/kernel", (None, None, None, ("fsdp", "tensor"))),
         (r"backbone/.*/dense/kernel", ("fsdp", "tensor")),
         (r"backbone/.*/(scale|bias)", (None,)),
     ),
