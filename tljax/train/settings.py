@@ -41,7 +41,7 @@ class Settings(NamedTuple):
       cache_limit: bytes, of all entries of the config together; for "auto".
       remat: "stages": between the forward and the backward pass only what goes into each stage is kept in memory, and
         the rest of it is computed again (Chen et al. 2016, arXiv 1604.06174); "none" keeps everything.
-      scan: equal neighbouring stages run as one `lax.scan`, so that the step of a deep model compiles in less time.
+      scan: equal neighbouring stages run as one `lax.scan`, so that a deep model compiles in less time for a TPU.
     """
 
     batch_size: int = 32
