@@ -25,7 +25,7 @@ CONFIGS = ("pod_vit_large", "pod_bert_large", "pod_llama_lora")
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16")
 COLUMNS = (
     *("config", "slice", "compiling", "arguments", "temporaries", "memory", "PFLOP a step", "again"),
-    *("collectives", "sent", "moved", "arithmetic", "memory", "links", "step", "MFU at best"),
+    *("collectives", "sent", "moved", "arithmetic", "moving", "links", "step", "MFU at best"),
 )
 
 
