@@ -11,6 +11,9 @@ import hashlib
 import itertools
 import json
 import math
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -117,8 +120,20 @@ def _prepared(steps: Any, workers: int, ahead: int) -> Iterator[Any]:
     stream = steps.to_iter_dataset(grain.ReadOptions(num_threads=min(THREADS, ahead), prefetch_buffer_size=ahead))
     if workers:
         _parse_flags()
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
+        stream = stream.mp_prefetch(options, worker_init_fn=_end_with_parent)
     return iter(stream)
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Ends this worker when the process that started it is gone: nobody tells it so where that was killed."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _grouped(windows: Any, window: int, start: int, workers: int) -> Iterator[dict[str, Any]]:
