@@ -11,9 +11,6 @@ import hashlib
 import itertools
 import json
 import math
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +21,7 @@ from tljax.base.types import Source
 from tljax.data.episodes import EpisodeBatches, Episodes
 from tljax.data.processors import Processor
 from tljax.data.records import read_many
+from tljax.data.workers import read_by_workers
 
 WINDOW = 64
 """Batches that are sorted by length together: more save padding, and keep more examples in memory."""
@@ -119,21 +117,8 @@ def _prepared(steps: Any, workers: int, ahead: int) -> Iterator[Any]:
 
     stream = steps.to_iter_dataset(grain.ReadOptions(num_threads=min(THREADS, ahead), prefetch_buffer_size=ahead))
     if workers:
-        _parse_flags()
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
-        stream = stream.mp_prefetch(options, worker_init_fn=_end_with_parent)
+        stream = read_by_workers(stream, workers, ahead=ahead)
     return iter(stream)
-
-
-def _end_with_parent(worker: int, workers: int) -> None:
-    """Ends this worker when the process that started it is gone: nobody tells it so where that was killed."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _grouped(windows: Any, window: int, start: int, workers: int) -> Iterator[dict[str, Any]]:
@@ -447,11 +432,3 @@ def _check_lengths(source: Source, processor: Processor, views: Any, episodes: A
     if shards > 1:
         faults.append(f"{shards} processes read the data, whose batches all have one length.")
     raise_faults("Examples cannot be grouped by length (group_by_length):", faults)
-
-
-def _parse_flags() -> None:
-    """Grain's workers read absl's flags, which only `app.run` parses."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
