@@ -14,7 +14,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from tljax.base.errors import UserError
-from tljax.sharding import batch_sharding, hybrid_devices, make_mesh, replicated, shardings, to_shards
+from tljax.models import FAMILIES, get_family
+from tljax.sharding import batch_sharding, check_rules, hybrid_devices, make_mesh, replicated, shardings, to_shards
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 4, reason="needs four (simulated) devices")
 RULES = (
@@ -112,6 +113,15 @@ def test_a_jitted_step_runs_sharded_and_equals_one_device():
 
 def test_a_mesh_without_batch_axes_repeats_the_batch():
     assert batch_sharding(make_mesh(devices=four(), tensor=4)).is_fully_replicated
+
+
+def test_no_convolution_is_split_along_its_inputs_and_its_outputs():
+    """With the batch split over a third axis its gradient would be another one: jax 0.10.2, CPU, a mesh 2 × 2 × 2."""
+    for family in map(get_family, FAMILIES):
+        assert not [rule for rule in family.sharding if len(rule[1]) > 2 and None not in rule[1][-2:]], family.name
+    with pytest.raises(UserError, match="Split its outputs alone"):
+        check_rules(((".*/kernel", (None, None, "fsdp", "tensor")),), {"a/kernel": (3, 3, 8, 8)}, what="rules")
+    check_rules(((".*/kernel", (None, None, None, ("fsdp", "tensor"))),), {"a/kernel": (3, 3, 8, 8)}, what="rules")
 
 
 def slices(*sizes, named=True):

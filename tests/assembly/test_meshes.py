@@ -66,7 +66,7 @@ def assert_restored(found: dict) -> None:
     assert all(case["spread"] for name, case in found.items() if not name.endswith((":one", ":data")))
 
 
-SOME = ("bert:lp_ft:1:all", "resnet:fine_tune:2:fsdp")
+SOME = ("bert:lp_ft:1:all", "resnet:fine_tune:2:all")
 
 
 @pytest.fixture(scope="module")
