@@ -12,6 +12,8 @@ os.environ.setdefault(
     + " --xla_backend_optimization_level=0" * (os.environ.get("TLJAX_TEST_COMPILE") == "quick"),
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Threads of jax's CPU client: with fewer than simulated devices a collective operation may wait for ever.
+os.environ.setdefault("PJRT_NPROC", "16")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Equal programs are compiled once, whichever test and process comes first.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
