@@ -4,6 +4,11 @@ import dataclasses
 import importlib.resources
 import itertools
 import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -339,3 +344,40 @@ def test_what_cannot_be_grouped_by_length_is_refused(texts, images, tokens, opti
         train_stream(texts, tokens, batch_size=4, group_by_length=True, **options)
     with pytest.raises(UserError, match="inputs of images all have one size"):
         train_stream(images, PIXELS, batch_size=4, group_by_length=True)
+
+
+PARENT = """
+import os, sys
+import numpy as np
+from tests.data.test_streams import PIXELS
+from tljax.base.types import Source
+from tljax.data.streams import train_stream
+
+if __name__ == "__main__":
+    images = np.zeros((8, 4, 4, 3), np.uint8)
+    source = Source([{"image": image, "label": 0} for image in images], ("a",), "zeros")
+    stream = train_stream(source, PIXELS, batch_size=2, seed=0, workers=2)
+    next(stream)
+    print("reading", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_workers_end_with_a_process_that_was_killed(tmp_path):
+    path = tmp_path / "parent.py"
+    path.write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen(
+        [sys.executable, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert parent.stdout.readline() == "reading\n"
+    parent.kill()
+    parent.wait()
+    # The workers hold the other end of the pipe until they are gone.
+    found = []
+    reader = threading.Thread(target=lambda: found.append(parent.stdout.read()))
+    reader.start()
+    reader.join(60)
+    assert found == [""], "a worker is still there a minute after its parent was killed"
+    parent.stdin.close()
+    parent.stdout.close()
