@@ -29,20 +29,20 @@ def harness(tmp_path_factory):
     return Harness(folder)
 
 
-def check(outcome):
+def assert_bit_equal(outcome):
     assert outcome.died, f"not every process ended where and as it should: {outcome.faults}"
     assert outcome.lost == ()
 
 
 @pytest.mark.parametrize(("number", "scenario", "faults"), [(i, *case) for i, case in enumerate(HANDFUL)])
 def test_a_killed_run_ends_with_the_bits_of_the_undisturbed_one(harness, number, scenario, faults):
-    check(harness.case(scenario, faults, f"handful{number}"))
+    assert_bit_equal(harness.case(scenario, faults, f"handful{number}"))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("number", "scenario", "faults"), [(i, *case) for i, case in enumerate(ALL)])
 def test_every_fault(harness, number, scenario, faults):
-    check(harness.case(scenario, faults, number))
+    assert_bit_equal(harness.case(scenario, faults, number))
 
 
 def test_enough_faults_are_in_the_table():
