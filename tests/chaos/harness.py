@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from tests.chaos.faults import EXITS, Fault, arm, away
 from tests.chaos.scenarios import SCENARIOS, options
 from tljax.reports.run import write_run_report
@@ -139,7 +141,9 @@ def _main(argv: list[str], fault: Fault | None, cache: str, workdir: str) -> Non
     log = os.open(_log(Path(workdir)), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    # The server has imported jax, which reads the environment then.
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if fault is not None:
         arm(fault, Path(workdir))
     from tljax.cli.main import main
