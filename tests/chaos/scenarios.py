@@ -72,7 +72,7 @@ SCENARIOS = {
     ),
     "accumulation, batch norm": Scenario(
         "images",
-        {"train.accumulate": 2, "optim.name": "adamw"},
+        {"train.accumulate": 2},
         (*at("a step", 5), *at("before a commit", 2), *at("a new best", 1)),
     ),
     "gradual unfreezing": Scenario(
@@ -150,7 +150,7 @@ def options(scenario: Scenario, folder: Path, workdir: Path) -> list[str]:
     values = dict(scenario.values)
     if values.get("data.unlabelled"):
         values["data.unlabelled"] = {"source": f"npz:{folder}/images.npz", "processor": {"size": 8}}
-        values["data.unlabelled"]["batch_size"] = 8
+        values["data.unlabelled"] |= {"batch_size": 8, "views": {"student": {"flip": True}, "teacher": {"flip": True}}}
     values = {key: v.replace("{folder}", str(workdir)) if isinstance(v, str) else v for key, v in values.items()}
     given = [f"--config.{key}={value!r}" for key, value in values.items()]
     return ["train", f"--config={folder / scenario.base}.py", f"--workdir={workdir}", *given]
