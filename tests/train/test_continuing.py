@@ -1,5 +1,6 @@
 """Continuing under other circumstances: what differs is said exactly, and refused unless the user names it."""
 
+import errno
 import json
 import os
 
@@ -138,6 +139,26 @@ def test_records_are_cut_at_whole_lines(tmp_path):
     assert records.truncate(first + 7) == 7
     assert json.loads(records.path.read_text()) == {"kind": "train", "step": 1}
     records.close()
+
+
+@pytest.mark.parametrize("above", [True, False], ids=["no folder above it", "a file above it"])
+def test_a_run_folder_that_cannot_be_made_is_said(parts, capsys, monkeypatch, above):
+    folder, command = parts
+    place = folder / "place" / "run"
+    if above:
+        made = os.mkdir
+
+        def refuse(path, *options, **more):
+            if str(path).startswith(str(folder / "place")):
+                raise OSError(errno.EROFS, "Read-only file system", str(folder / "place"))
+            return made(path, *options, **more)
+
+        monkeypatch.setattr(os, "mkdir", refuse)
+    else:
+        place.parent.write_text("a file")
+    assert main([*command[:2], f"--workdir={place}", *HALF]) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"The run folder {place} cannot be written or read" in said and "Traceback" not in said
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):

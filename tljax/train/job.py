@@ -178,10 +178,11 @@ def _opened(job: Job, workdir: Path, display: Display, allow: Sequence[str]) -> 
 
 
 def _belongs(error: OSError, workdir: Path) -> bool:
-    """Whether the failure is one of the run folder: it names a path in it, or none (a write to an open file)."""
+    """Whether the failure is one of the run folder: it names a path in it or above it, or none (an open file's)."""
     if error.filename is None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
-    return Path(os.fsdecode(error.filename)).absolute().is_relative_to(workdir.absolute())
+    path, folder = Path(os.fsdecode(error.filename)).absolute(), workdir.absolute()
+    return path.is_relative_to(folder) or folder.is_relative_to(path)
 
 
 def _train(run: _Run, allow: Sequence[str]) -> Result:
