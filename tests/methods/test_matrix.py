@@ -191,7 +191,7 @@ PAIRS = list(itertools.product(TASKS, METHODS))
 @pytest.mark.parametrize(("task", "method"), [pair for pair in PAIRS if pair[1] not in ALLOWED[pair[0]]])
 def test_what_is_not_allowed_is_refused_by_name(folder, task, method):
     with pytest.raises(UserError) as error:
-        traced(config_of(folder, task, method, "all"))
+        assert_traced(config_of(folder, task, method, "all"))
     assert re.search(f"{method}|config.data|task pretraining|episodes", str(error.value))
 
 
@@ -206,10 +206,10 @@ def test_strategies_that_leave_nothing_to_train_are_refused(folder, task):
 def test_what_is_allowed_is_traced(folder, task, method):
     for strategy in STRATEGIES:
         if possible(task, method, strategy) or TASKS[task][1]["name"] != "pretraining":
-            traced(config_of(folder, task, method, strategy))
+            assert_traced(config_of(folder, task, method, strategy))
 
 
-def traced(config: dict) -> None:
+def assert_traced(config: dict) -> None:
     """A step that has the shapes that it was given, and gradients for the live leaves alone."""
     experiment = build(config)
     parts = training(experiment)

@@ -86,7 +86,7 @@ def deep(name):
     return model._replace(groups=stage_groups(model.backbone, variables)), variables, inputs
 
 
-def close(ours, theirs, tolerance=1e-5):
+def assert_close(ours, theirs, tolerance=1e-5):
     """Every leaf within `tolerance` of the largest value of its own tree."""
     ours, theirs = flatten({"": ours}), flatten({"": theirs})
     assert ours.keys() == theirs.keys()
@@ -131,7 +131,7 @@ def test_a_scan_gives_what_the_stages_give_one_by_one(name):
     assert names(model.groups) == GROUPS[name]
     scanned, plain = (passes(each, variables, inputs) for each in (model, model._replace(groups=())))
     for ours, theirs in zip(scanned, plain, strict=True):
-        close(ours, theirs)
+        assert_close(ours, theirs)
     if name in ("bert", "t5", "wav2vec2", "xlnet", "gpt2"):
         still = forward(model, variables, inputs)[0]["hidden"]
         assert not np.allclose(still, plain[0]["hidden"], atol=1e-3), "dropout was on"
@@ -143,7 +143,7 @@ def test_a_part_of_a_group_and_rematerialised_stages():
     options = {"remat": True, "train": ("block0", "block1", "head"), "stop": "pooler"}
     scanned, plain = (passes(each, variables, inputs, **options) for each in (model, model._replace(groups=())))
     for ours, theirs in zip(scanned, plain, strict=True):
-        close(ours, theirs)
+        assert_close(ours, theirs)
 
 
 def test_one_program_stands_for_all_stages():
@@ -166,7 +166,7 @@ def test_a_range_and_gates_of_some_stages():
         return model.backbone.apply({"params": params}, carry, start="block1", gates=gates, groups=groups)["hidden"]
 
     ours, theirs = (run(variables["params"]["backbone"], gates, groups) for groups in (model.groups, ()))
-    close(ours, theirs)
+    assert_close(ours, theirs)
     assert not np.allclose(theirs, run(variables["params"]["backbone"], {}, ()), atol=1e-2)
 
 
@@ -176,7 +176,7 @@ def test_a_cache_is_written_under_the_names_of_the_stages():
     cache = family.cache(model.config, *inputs["input_ids"].shape, jnp.float32)
     given = {**inputs, "cache": cache, "cache_index": jnp.int32(0)}
     ours, theirs = (forward(each, variables, given)[0] for each in (model, model._replace(groups=())))
-    close(ours, theirs)
+    assert_close(ours, theirs)
     assert all(np.any(ours["cache"][f"block{i}/key"]) for i in range(4))
 
 
