@@ -24,7 +24,8 @@ import numpy as np
 from tljax.assembly.experiment import Experiment, build
 from tljax.assembly.training import make_job
 from tljax.base.paths import flatten
-from tljax.checkpoints.run import RunCheckpoints, _digests, _flat
+from tljax.checkpoints.digest import digests_there
+from tljax.checkpoints.run import RunCheckpoints, _flat
 from tljax.data.characters import PROTEIN
 from tljax.sharding import make_mesh
 
@@ -185,7 +186,7 @@ def checkpoints(folder: Path, origin: str, others: Iterable[str]) -> dict[str, A
     for _ in range(2):
         state, _ = job.step(state, next(batches))
     expected = {name: np.asarray(leaf) for name, leaf in _flat(state)[0].items()}
-    digests, saved = _digests(_flat(state)[0]), folder / f"checkpoints-{origin}"
+    digests, saved = digests_there(_flat(state)[0]), folder / f"checkpoints-{origin}"
     save(saved, state)
     undisturbed = float(job.step(state, next(batches))[1]["loss"])
     for other in others:
@@ -197,7 +198,7 @@ def checkpoints(folder: Path, origin: str, others: Iterable[str]) -> dict[str, A
             "bits": all(np.asarray(flat[key]).tobytes() == x.tobytes() for key, x in expected.items()),
             "back": all(np.asarray(returned[key]).tobytes() == x.tobytes() for key, x in expected.items()),
             "misplaced": [key for key, x in _flat(here.shapes(2))[0].items() if x.sharding != flat[key].sharding],
-            "digests": digests == _digests(flat) == record(saved) == record(back),
+            "digests": digests == digests_there(flat) == record(saved) == record(back),
             "devices": len({device for x in flat.values() for device in x.sharding.device_set}),
             "spread": sum(not x.sharding.is_fully_replicated for x in flat.values()),
         }

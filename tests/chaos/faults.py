@@ -40,7 +40,7 @@ POINTS = {
     "half a record": Point("tljax.train.records:json"),
     "an evaluation": Point("tljax.assembly.training:predictor", result=True),
     "a new best": Point("tljax.train.hooks:Best.update", after=True),
-    "digesting": Point("tljax.checkpoints.run:_describe"),
+    "digesting": Point("tljax.checkpoints.run:described"),
     "saving": Point("tljax.checkpoints.run:RunCheckpoints._write", after=True),
     "before a commit": Point(ORBAX),
     "after a commit": Point(ORBAX, after=True),

@@ -13,7 +13,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tljax.base.errors import RunError, UserError
-from tljax.checkpoints.run import RunCheckpoints, _digest
+from tljax.checkpoints.digest import _digest
+from tljax.checkpoints.run import RunCheckpoints
 
 # Where a read or a write fails, Orbax drops its other coroutines, and Python notes that nobody awaited them.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -14,20 +14,19 @@ import math
 import re
 import shutil
 import sys
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax import lax
 
 from tljax.base.errors import RunError, UserError
 from tljax.base.processes import agreed, lost, together
+from tljax.checkpoints.digest import digesting, digests_there
+from tljax.checkpoints.record import RecordHandler, SaveRecord, described, read_record
 
 QUARANTINE = "quarantine"
 _LEFTOVER = re.compile(r".*\.orbax-checkpoint-tmp.*|removing-.*")
@@ -68,7 +67,7 @@ class RunCheckpoints:
         self._tidied = False
         # Without compression: float32 noise shrinks by 8 % for 50 % more processor time.
         self._handler = ocp.CompositeCheckpointHandler(
-            state=ocp.PyTreeCheckpointHandler(use_compression=False), record=ocp.JsonCheckpointHandler()
+            state=ocp.PyTreeCheckpointHandler(use_compression=False), record=RecordHandler()
         )
         self._orbax = ocp.AsyncCheckpointer(self._handler)
         logging.getLogger("absl").addFilter(_not_raised_anyway)
@@ -175,20 +174,22 @@ class RunCheckpoints:
     def _write(self, step: int, state: Any, meta: Mapping[str, Any], *, best: bool) -> None:
         # Copies of what is not a jax array: Orbax reads later what a NumPy array holds then.
         leaves = {n: x if isinstance(x, jax.Array) else jnp.array(x) for n, x in _flat(state)[0].items()}
-        record = {"step": int(step), "best": best, "meta": dict(meta), "leaves": _describe(leaves)}
-        record = json.loads(json.dumps(record))
+        record = json.loads(json.dumps({"step": int(step), "best": best, "meta": dict(meta)}))
         self.wait()
         agreed(self._tidy)
         there = self._records()
         if there and max(there) > step:
             raise ValueError(f"step {step} comes after step {max(there)}, which is saved")
+        digests = digesting(leaves)
         if step in there:
             record["best"] = best or there[step]["best"]
-            if agreed(lambda: there[step] == record):
+            found = described(record, leaves, digests)
+            if agreed(lambda: there[step] == found):
                 return
         written = {name: x for name, x in leaves.items() if x.size}  # Orbax refuses empty arrays
+        forms = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in leaves.items()}
         items = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(written), record=ocp.args.JsonSave({**record, "crc32": _checksum(record)})
+            state=ocp.args.PyTreeSave(written), record=SaveRecord(lambda: described(record, forms, digests))
         )
         try:
             self._orbax.save(self.folder / str(step), args=items, force=True)
@@ -212,7 +213,7 @@ class RunCheckpoints:
         lost = [name for name, x in leaves.items() if not isinstance(x, jax.Array)]
         if lost:
             raise Damaged(f"{len(lost)} of {len(leaves)} leaves were not found ({_some(lost, 3)})")
-        wrong = [name for name, digest in _digests(leaves).items() if digest != saved[name]["digest"]]
+        wrong = [name for name, digest in digests_there(leaves).items() if digest != saved[name]["digest"]]
         if wrong:
             raise Damaged(f"{len(wrong)} of {len(leaves)} leaves do not have their digest ({_some(wrong, 3)})")
         return leaves
@@ -234,7 +235,7 @@ class RunCheckpoints:
 
     def _records_there(self) -> dict[int, dict[str, Any]]:
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
-        found = {int(path.name): _read_record(path) for path in folders if path.name.isdigit()}
+        found = {int(path.name): read_record(path) for path in folders if path.name.isdigit()}
         return {step: record for step, record in found.items() if record is not None}
 
     def _tidy(self) -> None:
@@ -251,7 +252,7 @@ class RunCheckpoints:
     def _set_incomplete_aside(self) -> None:
         # Orbax renames a step when it is whole, so what stands under a step's own name is not still being written.
         for path in list(self.folder.iterdir()) if self.folder.is_dir() else ():
-            if path.name.isdigit() and path.is_dir() and _read_record(path) is None:
+            if path.name.isdigit() and path.is_dir() and read_record(path) is None:
                 self._set_aside(int(path.name), "its record is missing or damaged")
 
     def _prune(self) -> None:
@@ -307,62 +308,6 @@ def _flat(tree: Any) -> tuple[dict[str, Any], Any]:
 
 def _sharding(spec: Any) -> jax.sharding.Sharding:
     return getattr(spec, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-
-def _describe(leaves: Mapping[str, jax.Array]) -> dict[str, dict[str, Any]]:
-    digests = _digests(leaves)
-    return {
-        name: {"shape": list(x.shape), "dtype": str(x.dtype), "digest": digests[name]} for name, x in leaves.items()
-    }
-
-
-def _digests(leaves: Mapping[str, jax.Array]) -> dict[str, str]:
-    """A digest of the bits of each leaf, computed where the leaf lives, whatever its sharding."""
-    numbers = []
-    for leaf in leaves.values():
-        numbers.append(_digest(leaf))
-        # Simulated devices have a thread each, and two programs that add up over devices can take them from each other
-        # for good: jaxlib 0.10.2 then hangs, and aborts after 40 s. So they go one after another.
-        if len(devices := leaf.sharding.device_set) > 1 and next(iter(devices)).platform == "cpu":
-            numbers[-1].block_until_ready()
-    numbers = jax.device_get(numbers)
-    return {name: f"{int(number):08x}" for name, number in zip(leaves, numbers, strict=True)}
-
-
-@jax.jit
-def _digest(x: jax.Array) -> jax.Array:
-    """A 32-bit digest: the sum over all elements of a scrambled (bits xor position).
-
-    The scrambling is the finalizer of MurmurHash3 (Appleby 2011), a bijection: whatever happens to a single element
-    changes the sum for certain, anything else with probability 1 − 2⁻³². A sum needs no order, so each shard adds up
-    its own elements in place, and the digest does not depend on the mesh.
-    """
-    if x.dtype == bool:
-        x = x.astype(jnp.uint8)
-    word = jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}")
-    bits = lax.bitcast_convert_type(x, word).astype(jnp.uint32)
-    position, stride = jnp.uint32(0), 1
-    for axis in reversed(range(bits.ndim)):
-        position += lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * np.uint32(stride % 2**32)
-        stride *= bits.shape[axis]
-    mixed = bits ^ (position * np.uint32(0x9E3779B9))
-    mixed = (mixed ^ (mixed >> 16)) * np.uint32(0x85EBCA6B)
-    mixed = (mixed ^ (mixed >> 13)) * np.uint32(0xC2B2AE35)
-    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
-
-
-def _checksum(record: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
-
-
-def _read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a step, or None where it is missing or damaged."""
-    try:
-        record = json.loads((folder / "record" / "metadata").read_text(encoding="utf8"))
-        checksum = record.pop("crc32")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return None
-    return record if _checksum(record) == checksum and record["step"] == int(folder.name) else None
 
 
 def _check_leaves(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
