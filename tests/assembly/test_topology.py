@@ -73,6 +73,23 @@ def test_the_command_line_compiles_shards_of_what_is_not_there(folder, tmp_path,
     assert sum(each["sent"] for each in found["collectives"]) > 4 * kernels * 15 / 16
 
 
+@pytest.mark.long
+def test_two_slices_exchange_gradients_once_over_the_network_between_them(folder):
+    config = load_config(folder / "config.py")
+    config = {**config, "train": {**config["train"], "batch_size": 32}}
+    with pytest.raises(UserError, match="they are of 2 slices"):
+        inspect_topology({**config, "mesh": {"data": -1}}, "v5e:2x2", slices=2)
+    mesh = {"data": 2, "fsdp": 4, "dcn": {"data": 2}}
+    found = inspect_topology({**config, "mesh": mesh}, "v5e:2x2", slices=2)
+    assert (found["devices"], found["mesh"], found["slices"]) == (8, {"data": 2, "fsdp": 4}, 2)
+    # Within a slice each device gets the sum of its quarter of the gradient; this alone goes to the other slice. Norms
+    # and biases are whole on each device, and what is split over them may go by quarters too.
+    live, kernels = found["total"]["live"], 2 * (4 * WIDTH**2 + 2 * WIDTH * HIDDEN)
+    sent = sum(each.sent for each in found["collectives"] if each.kind == "send")
+    assert 4 * kernels / 4 <= sent < 4 * (kernels / 4 + live - kernels)
+    assert found["time"]["links"] is None
+
+
 @pytest.mark.parametrize(
     ("name", "named"),
     [

@@ -16,7 +16,9 @@ COLLECTIVES = (
     "all-to-all",
     "collective-permute",
     "collective-broadcast",
+    "send",
 )
+"""Where devices are of several slices, XLA for TPU writes what goes from one to another as `send`."""
 FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
     *("while", "conditional", "call", "async-start", "async-update", "opt-barrier", "add-dependency"),
@@ -233,7 +235,7 @@ def collectives(program: Program, devices: int) -> list[Collective]:
             if kind not in COLLECTIVES or not program.runs[name]:
                 continue
             operands = sum(size_of(body[other].shape) for other in instruction.operands if other in body)
-            group = 2 if kind == "collective-permute" else group_size(instruction.rest, devices)
+            group = 2 if kind in ("collective-permute", "send") else group_size(instruction.rest, devices)
             if kind == "all-reduce" and name in program.fused and name.startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"  # of a reduction, each device keeps its part: so XLA for TPU writes it
             whole = operands * group if kind == "all-gather" else operands
@@ -254,7 +256,7 @@ def collectives(program: Program, devices: int) -> list[Collective]:
 def _share(kind: str, group: int) -> float:
     """Of the whole array, what a device sends in a ring of `group`."""
     ring = (group - 1) / group
-    return {"all-reduce": 2 * ring, "collective-permute": 1.0, "collective-broadcast": 1.0}.get(kind, ring)
+    return {"all-reduce": 2 * ring, "collective-permute": 1.0, "collective-broadcast": 1.0, "send": 1.0}.get(kind, ring)
 
 
 def moved(program: Program) -> float:

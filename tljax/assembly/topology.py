@@ -46,16 +46,18 @@ class Topology(NamedTuple):
       chip: what its chips can do.
       devices: as a mesh takes them; they are not there.
       cores: devices of a chip.
+      slices: how many of them there are, joined by the network of the data centre.
     """
 
     name: str
     chip: Chip
     devices: tuple[Any, ...]
     cores: int
+    slices: int = 1
 
 
-def open_topology(name: str) -> Topology:
-    """The slice called `name`.
+def open_topology(name: str, slices: int = 1) -> Topology:
+    """The slice called `name`, or several of them.
 
     Raises:
       UserError: libtpu is not installed; it knows no such slice.
@@ -76,16 +78,22 @@ def open_topology(name: str) -> Topology:
     from jax.experimental.topologies import get_topology_desc
 
     try:
-        devices = tuple(get_topology_desc(platform="tpu", topology_name=name).devices)
+        several = {"num_slices": slices} if slices > 1 else {}
+        devices = tuple(get_topology_desc(platform="tpu", topology_name=name, **several).devices)
     except (RuntimeError, ValueError) as error:
         line = str(error).strip().splitlines()[0]
         raise UserError(f"libtpu knows no topology {name!r} ({line}). {hint}") from error
-    chips = math.prod(int(size) for size in sizes.groups() if size)
-    return Topology(name, CHIPS[kind], devices, max(1, len(devices) // chips))
+    chips = slices * math.prod(int(size) for size in sizes.groups() if size)
+    return Topology(name, CHIPS[kind], devices, max(1, len(devices) // chips), slices)
 
 
 def inspect_topology(
-    config: Mapping[str, Any], name: str, *, data_dir: str | None = None, say: Callable[[str], None] = lambda line: None
+    config: Mapping[str, Any],
+    name: str,
+    *,
+    slices: int = 1,
+    data_dir: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """What the step of `config` costs on the slice `name`; nothing of it runs, and no weights are read.
 
@@ -94,12 +102,13 @@ def inspect_topology(
     Args:
       config: the sections of a config; `config.mesh` shares out the slice's devices.
       name: of the slice, "v5e:16x16".
+      slices: how many there are; `config.mesh.dcn` says which axis reaches over them.
       data_dir: the folder of raw data.
       say: prints one line on what is being done.
 
     Returns:
-      as `stage_table`, and `title`, `topology`, `devices`, `mesh`, `batch`; `seconds` of `describing` and `compiling`;
-      `flops` on all devices: of the `step`, and of the `model`, without what is computed again for want of memory,
+      as `stage_table`, and `title`, `topology`, `slices`, `devices`, `mesh`, `batch`; `seconds` of `describing` and
+      `compiling`; `flops` on all devices: of the `step`, and of the `model`, without what is computed again for memory,
       which is what a utilisation counts (Chowdhery et al. 2022, arXiv 2204.02311, appendix B); `memory`,
       `collectives`, `time` and what else there is: see `memory_of`, `traffic_of`, `estimate`.
 
@@ -107,7 +116,7 @@ def inspect_topology(
       UserError: no such slice; the config cannot be built.
       RunError: the step does not fit into the memory of a chip.
     """
-    topology, began = open_topology(name), time.perf_counter()
+    topology, began = open_topology(name, slices), time.perf_counter()
     describe = partial(described, data_dir=data_dir, devices=topology.devices)
     experiment = describe(config)
     phase, traced = _step(experiment)
@@ -124,6 +133,7 @@ def inspect_topology(
     return {
         "title": f"{experiment.model.family}, {experiment.task.name}, strategy {strategies}",
         "topology": name,
+        "slices": slices,
         "devices": experiment.mesh.size,
         "mesh": {axis: int(size) for axis, size in experiment.mesh.shape.items()},
         "batch": sum(experiment.reading.sizes.values()),
@@ -215,7 +225,7 @@ def estimate(
         "memory": moved / (chip.hbm_bandwidth / share),
         "links": None,
     }
-    if traffic["collectives"] is not None:
+    if traffic["collectives"] is not None and topology.slices == 1:
         found["links"] = sum(each.sent for each in traffic["collectives"]) / (chip.ici / 2 / share)
     known = [seconds for seconds in found.values() if seconds is not None]
     step = max(known)

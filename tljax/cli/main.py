@@ -82,6 +82,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     parser.add_argument("--allow", default="", help="train: sections of the config that may differ, as data,mesh")
     parser.add_argument("--debug_nans", action="store_true", help="train: replay the step at which the run diverged")
     parser.add_argument("--topology", help="inspect: a slice of a TPU pod to compile for, such as v5e:16x16")
+    parser.add_argument("--slices", type=_count, default=1, help="inspect: how many such slices, joined by DCN")
     parser.add_argument("--split", help="evaluate: the entry of config.data; default: test, else validation")
     add_flags(parser)
     overrides, rest = _take_overrides(argv)
@@ -111,6 +112,13 @@ def _take_overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
                 raise UserError(f"{word} needs a value: {word}=VALUE.")
         overrides[key] = value
     return overrides, rest
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError(text)
+    return count
 
 
 class _Parser(argparse.ArgumentParser):

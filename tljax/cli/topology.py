@@ -20,7 +20,8 @@ def run(arguments: Arguments) -> int:
     from tljax.train.display import Display
 
     display = Display()
-    found = inspect_topology(config, name, data_dir=arguments.data_dir, say=display.say)
+    slices = arguments.options.slices
+    found = inspect_topology(config, name, slices=slices, data_dir=arguments.data_dir, say=display.say)
     if arguments.options.output:
         rows = found["collectives"] and [each._asdict() for each in found["collectives"]]
         text = json.dumps({**found, "collectives": rows}, indent=2)
@@ -39,9 +40,10 @@ def lines(found: dict) -> list[str]:
     parts = ", ".join(f"{name} {size_text(memory[name])}" for name in ("arguments", "temporaries", "code"))
     axes = ", ".join(f"{axis} {size}" for axis, size in found["mesh"].items())
     again = flops["step"] / flops["model"] - 1
+    several = f"{found['slices']} slices of " if found["slices"] > 1 else ""
     text = [
-        f"compiled for {found['topology']} in {found['seconds']['compiling']:.0f} s: {found['devices']} devices "
-        f"({axes}), {found['batch']} examples a step",
+        f"compiled for {several}{found['topology']} in {found['seconds']['compiling']:.0f} s: {found['devices']} "
+        f"devices ({axes}), {found['batch']} examples a step",
         f"memory of a device: {size_text(memory['total'])} of {size_text(memory['hbm'])} "
         f"({memory['total'] / memory['hbm']:.0%}): {parts}, results that do not take an argument's place "
         f"{size_text(memory['outputs'] - memory['aliased'])}",
