@@ -41,8 +41,10 @@ def name() -> str:
 
 def lost(error: Exception) -> str | None:
     """What to say of a failure that the end of another process caused; None for other failures."""
-    kinds = (jax.errors.JaxRuntimeError, TimeoutError)
-    if not (several() and isinstance(error, kinds) and LOST.search(str(error))):
+    # A computation that fails where it is started raises the ValueError of its status, "UNKNOWN: Gloo … failed".
+    status = isinstance(error, ValueError) and re.match(r"[A-Z_]+: ", str(error))
+    known = status or isinstance(error, (jax.errors.JaxRuntimeError, TimeoutError))
+    if not (several() and known and LOST.search(str(error))):
         return None
     return (
         f"Another process has ended, or cannot be reached ({_first_line(error)}). See what the others said last. What "
