@@ -14,7 +14,9 @@ def two(monkeypatch):
     monkeypatch.setattr(processes, "several", lambda: True)
 
 
-@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError(GONE), ValueError(GONE), TimeoutError("Barrier timed out")])
+@pytest.mark.parametrize(
+    "error", [jax.errors.JaxRuntimeError(GONE), ValueError(GONE), TimeoutError("Barrier timed out")]
+)
 def test_the_end_of_another_process_is_told_with_what_to_do(two, error):
     message = processes.lost(error)
     assert "Another process has ended" in message and "What was saved is intact" in message
