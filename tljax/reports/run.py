@@ -1,8 +1,7 @@
 """The report of one run: a page with the result, the curves, what was trained, and how."""
 
-import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,7 @@ from tljax.reports import plots
 from tljax.reports.domains import domain_sections
 from tljax.reports.html import Html, bar, cards, element, facts, page, picture, section, table
 from tljax.reports.records import Run, read_run
-
-SHARES = (
-    *("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "precision", "recall", "f1", "exact_match"),
-    *("map", "map_50", "iou", "mean_iou", "mean_f1", "mean_accuracy", "pixel_accuracy", "wer", "cer", "token_accuracy"),
-)
-"""Metrics that are shown in per cent."""
+from tljax.reports.words import duration, number, said, short, show, shown_split, size_of, titled
 
 
 def write_run_report(folder: Path) -> Path:
@@ -67,50 +61,6 @@ def headline(run: Run) -> str:
     return f"{sentence}, with the checkpoint of step {step}, which has the best {by} on validation, {value}."
 
 
-def shown_split(splits: Iterable[str]) -> str:
-    """The split that a report is about: "test" before others, validation only where there is nothing else."""
-    return min(splits, key=lambda name: (name == "validation", name != "test"))
-
-
-def said(metric: str) -> str:
-    """A metric as a person writes it."""
-    words = metric.replace("_", " ")
-    return words[:-3] + " F1" if words.endswith(" f1") else words
-
-
-def show(metric: str, value: float) -> str:
-    """A value as a person writes it: shares in per cent."""
-    return f"{100 * value:.1f} %" if metric in SHARES else number(value)
-
-
-def number(value: Any) -> str:
-    """A number with as many digits as help."""
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4f}" if math.isfinite(value) and 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
-
-
-def size_of(count: float) -> str:
-    """Bytes with a unit."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def _subtitle(run: Run) -> str:
     task, model = run.config.get("task") or {}, run.config.get("model") or {}
     strategy = run.config.get("strategy") or {}
@@ -124,11 +74,6 @@ def _best(run: Run) -> Mapping[str, Any]:
     return (ends[-1].get("best") or {}) if ends else {}
 
 
-def _titled(metric: str) -> str:
-    words = said(metric)
-    return words[:1].upper() + words[1:]
-
-
 def _examples(evaluation: Mapping[str, Any]) -> int:
     return sum(row.get("count", 0) for row in (evaluation.get("tables") or {}).get("per_class", ()))
 
@@ -139,11 +84,11 @@ def _key_numbers(run: Run) -> list[tuple[str, str, str]]:
     for split in sorted(chosen, key=lambda name: name == "validation"):
         record = chosen[split]
         names = list(record["metrics"])[: 2 if split != "validation" else 1]
-        entries += [(show(name, record["metrics"][name]), _titled(name), f"on {split}") for name in names]
+        entries += [(show(name, record["metrics"][name]), titled(name), f"on {split}") for name in names]
     total = run.inspect.get("total", {})
     if total.get("parameters"):
         share = 100 * total["live"] / total["parameters"]
-        entries.append((_short(total["live"]), "live parameters", f"{share:.3g} % of {_short(total['parameters'])}"))
+        entries.append((short(total["live"]), "live parameters", f"{share:.3g} % of {short(total['parameters'])}"))
     trained, ends = run.of("train"), run.of("end")
     if trained:
         entries.append((f"{trained[-1]['step']:,}", "steps", f"last loss {number(trained[-1]['loss'])}"))
@@ -152,13 +97,6 @@ def _key_numbers(run: Run) -> list[tuple[str, str, str]]:
         where = f"on {devices['count']} × {devices.get('kind', '')}" if devices.get("count") else ""
         entries.append((duration(ends[-1]["seconds"]), "wall time", where))
     return entries
-
-
-def _short(count: int) -> str:
-    for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= factor:
-            return f"{count / factor:.3g}{unit}"
-    return str(count)
 
 
 def _results(run: Run) -> list[Html]:
@@ -171,7 +109,7 @@ def _results(run: Run) -> list[Html]:
         for split, record in chosen.items()
     ]
     note = "The checkpoint is chosen on validation data; other splits only measure it."
-    return [section("Results", table(["split", "step", *map(_titled, names)], rows), *_draws(run), note=note)]
+    return [section("Results", table(["split", "step", *map(titled, names)], rows), *_draws(run), note=note)]
 
 
 def _draws(run: Run) -> list[Html]:
@@ -183,7 +121,7 @@ def _draws(run: Run) -> list[Html]:
     rows = [[f"draw {i}", *(_metric(name, draw["metrics"]) for name in names)] for i, draw in enumerate(draws)]
     spread = {name: statistics.stdev(draw["metrics"][name] for draw in draws) for name in names}
     rows.append(["standard deviation", *(_metric(name, spread) for name in names)])
-    return [element("h3", "Draws"), table(["", *map(_titled, names)], rows, marked=[len(draws)])]
+    return [element("h3", "Draws"), table(["", *map(titled, names)], rows, marked=[len(draws)])]
 
 
 def _metric(name: str, metrics: Mapping[str, float]) -> str:
@@ -202,7 +140,7 @@ def _curves(run: Run) -> list[Html]:
     bounded, other = {}, {}
     for name, (steps, values) in metrics.items():
         if "loss" not in name:
-            (bounded if all(-1 <= value <= 1 for value in values) else other)[_titled(name)] = (steps, values)
+            (bounded if all(-1 <= value <= 1 for value in values) else other)[titled(name)] = (steps, values)
     pictures = []
     if trained:
         pictures.append(plots.curves(train, title="Loss", mark=mark))

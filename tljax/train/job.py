@@ -27,7 +27,9 @@ from tljax.train.continuing import (
 from tljax.train.display import Display
 from tljax.train.lock import owned, seen_by_all
 from tljax.train.loop import run_loop
+from tljax.train.outcome import recorded
 from tljax.train.records import Records
+from tljax.train.scalars import open_scalars
 from tljax.train.settings import Settings
 from tljax.train.state import State
 from tljax.train.stopping import Stop, stop_on_signals
@@ -54,6 +56,7 @@ class Job(NamedTuple):
       facts: what the run trains from, on and with; a restore refuses others.
       summary: what `inspect.json` holds: the table of stages.
       examine: state → the record of kind "domains" at the end of the run; or None.
+      flops: () → FLOPs of a compiled step, in the mean of those taken; None where nobody counts them.
     """
 
     config: dict[str, Any]
@@ -73,6 +76,7 @@ class Job(NamedTuple):
     events: Mapping[int, str] = {}
     before: Callable[[int, State], State] = lambda step, state: state
     examine: Callable[[State], dict[str, Any]] | None = None
+    flops: Callable[[], float | None] = lambda: None
 
 
 class Result(NamedTuple):
@@ -118,8 +122,17 @@ def train(job: Job, workdir: Path, *, display: Display, allow: Sequence[str] = (
         is at work in it.
       RunError: a loss or gradient is not finite, the disk is full, the place is gone; the checkpoints are intact.
     """
-    with _opened(job, Path(workdir), display, allow) as run:
-        return _train(run, allow)
+    metric, mode = job.main
+    known = {
+        "steps": job.steps,
+        "live_parameters": job.summary.get("total", {}).get("live_at_end", 0),
+        "chosen_by": {"metric": metric, "mode": mode},
+    }
+    with (
+        _opened(job, Path(workdir), display, allow) as run,
+        recorded(run.workdir, job.config, job.digests, **known) as line,
+    ):
+        return _train(run, allow, line)
 
 
 def replay(job: Job, workdir: Path, *, display: Display) -> str:
@@ -185,7 +198,8 @@ def _belongs(error: OSError, workdir: Path) -> bool:
     return path.is_relative_to(folder) or folder.is_relative_to(path)
 
 
-def _train(run: _Run, allow: Sequence[str]) -> Result:
+def _train(run: _Run, allow: Sequence[str], line: dict[str, Any]) -> Result:
+    """The run from its newest checkpoint on; `line`, of records.jsonl, is told what becomes of it."""
     job, started = run.job, time.monotonic()
     state, start, meta = _restored(run, allow)
     seconds = meta.get("seconds", 0.0)
@@ -194,6 +208,7 @@ def _train(run: _Run, allow: Sequence[str]) -> Result:
         return seconds + time.monotonic() - started
 
     def before(step: int, state: State) -> State:
+        line["step"] = step
         if step in job.events:
             run.display.say(f"step {step}: {job.events[step]}")
         return job.before(step, state)
@@ -218,10 +233,15 @@ def _train(run: _Run, allow: Sequence[str]) -> Result:
     finally:
         stop.undo()
         run.checkpoints.wait()
+    line.update(step=step, best_step=run.best.step, step_flops=job.flops())
     if stop.received() is not None:
+        line.update(state="stopped", error=reason, seconds=round(elapsed(), 3))
+        line["metrics"] = {"validation": run.best.numbers} if run.best.step is not None else {}
         return Result(state, step, reason, stop.received(), {})
     # A run that was finished before keeps the time that it took.
-    return Result(state, step, reason, None, _conclude(run, state, step, elapsed() if step > start else seconds))
+    metrics = _conclude(run, state, step, elapsed() if step > start else seconds)
+    line.update(metrics=metrics, seconds=round(elapsed() if step > start else seconds, 3))
+    return Result(state, step, reason, None, metrics)
 
 
 def tree_of(state: State) -> dict[str, Any]:
@@ -334,13 +354,13 @@ def _hooks(
         more = {"due": True} if step in due else {}
         return {**fixed, "offset": records.settled(), "seconds": round(elapsed(), 3), **more}
 
+    scalars = open_scalars(run.workdir, config=job.config, start=start, project=job.settings.wandb)
     log, settle = hooks.log(
         records,
         every=job.settings.log_every,
         schedule=job.schedule,
         show=run.display.step,
-        folder=run.workdir / "tensorboard",
-        start=start,
+        scalars=scalars,
     )
 
     def keep_best(step: int, state: State) -> None:
@@ -364,6 +384,7 @@ def _hooks(
             settle=settle,
             stop=stop,
             due=due,
+            scalars=scalars,
         )
     every = job.settings.save_every or job.interval
     there = start if restored and not restored.get("due") else None
