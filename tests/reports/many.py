@@ -88,7 +88,7 @@ def write_study(folder: Path, *, seeds: int = 3) -> Path:
     jitter = np.random.default_rng(7)
     number = 0
 
-    def trial(values: dict, state: str, value: float | None, error: str | None = None, **run) -> None:
+    def trial(values: dict, state: str, value: float | None, error: str | None = None, run: dict | None = None) -> None:
         nonlocal number
         place = folder / "trials" / f"{number:04x}"
         if run:
@@ -104,11 +104,11 @@ def write_study(folder: Path, *, seeds: int = 3) -> Path:
                 share = SHARES[name] - (0.05 if rate < 1e-3 else 0.0) + 0.004 * jitter.standard_normal()
                 values = {"strategy": strategy, "optim.learning_rate": rate, "seed": seed}
                 shape = {"strategy": strategy, "rate": rate, "seed": seed, "share": share}
-                trial(values, "complete", share, seconds=5.0 if name == "linear_probe" else 20.0, **shape)
+                trial(values, "complete", share, run={**shape, "seconds": 5.0 if name == "linear_probe" else 20.0})
     values = {"strategy": STRATEGIES["lora"], "optim.learning_rate": 1.0, "seed": 0}
     trial(values, "failed", None, "RunError: the loss is <nan>")
-    shape = {"strategy": STRATEGIES["lora"], "rate": 1e-5, "seed": 0, "share": 0.4}
-    trial({**values, "optim.learning_rate": 1e-5}, "pruned", 0.3, state="stopped", **shape)
+    shape = {"strategy": STRATEGIES["lora"], "rate": 1e-5, "seed": 0, "share": 0.4, "state": "stopped"}
+    trial({**values, "optim.learning_rate": 1e-5}, "pruned", 0.3, run=shape)
     study = {"name": "tiny sweep", "config": "configs/tiny.py", "axes": {}, "metric": "accuracy", "mode": "max"}
     (folder / "study.json").write_text(json.dumps({**study, "sampler": "grid", "pruner": None}))
     return folder

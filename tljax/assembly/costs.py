@@ -58,7 +58,7 @@ def shapes_key(batches: Any) -> tuple[Any, tuple]:
 
 
 def step_flops(phases: Sequence[Phase], taken: Counter, key: jax.Array, *, scan: bool) -> float | None:
-    """FLOPs of a step in the mean of those that were taken, of programs that are compiled already.
+    """FLOPs of a step on all devices, in the mean of those that were taken; their programs are compiled already.
 
     XLA counts them, for one device; under a scan, whose body it sees once, they are counted in the traced step.
 
@@ -78,9 +78,11 @@ def step_flops(phases: Sequence[Phase], taken: Counter, key: jax.Array, *, scan:
         if scan:
             found = flops(phase.step.trace(*arguments).jaxpr)
         else:
+            # What was called with these shapes is neither traced nor compiled again.
             found = (phase.step.lower(*arguments).compile().cost_analysis() or {}).get("flops")
-        if found is None:
-            return None
+            if found is None:
+                return None
+            found *= key.sharding.num_devices
         total += count * found
     return total / taken.total() if taken else None
 

@@ -10,7 +10,7 @@ from tljax.base.tables import suggest
 from tljax.reports.gather import Entry, Gathered
 from tljax.reports.groups import Group, candidates, make_groups
 from tljax.reports.significance import LEVEL, Test, holm, over_examples, over_seeds
-from tljax.reports.words import lower_is_better, scale_of, shown_split
+from tljax.reports.words import lower_is_better, shown_split
 
 SELECTIONS = {
     "validation": "the best on validation, with each run's best checkpoint",
@@ -137,7 +137,7 @@ def compare(rows: Sequence[Row], question: Question) -> list[Comparison]:
     found = []
     for i, (row, (over, examples)) in enumerate(zip(others, tests, strict=True)):
         p = (corrected[0][i], corrected[1][i])
-        found.append(Comparison(row, over, examples, p, *_verdict(over, examples, p, question.metric)))
+        found.append(Comparison(row, over, examples, p, *_verdict(over, examples, p)))
     return found
 
 
@@ -248,7 +248,7 @@ def _rights(record: Mapping[str, Any]) -> list[int]:
     return [int(bit) for bit in bits[: kept["count"]]]
 
 
-def _verdict(over: Test | None, examples: Test | None, p: tuple[float, float], metric: str) -> tuple[str, str]:
+def _verdict(over: Test | None, examples: Test | None, p: tuple[float, float]) -> tuple[str, str]:
     """("yes", "these runs only", …, the reason)."""
     n = over.n if over else 0
     seeds = f"{n} seed{'' if n == 1 else 's'}"
@@ -266,10 +266,8 @@ def _verdict(over: Test | None, examples: Test | None, p: tuple[float, float], m
         return "these runs only", f"these runs differ on more than the choice of examples, but {lacking}."
     if n < 2:
         return "unknown", f"{lacking}."
-    factor, unit, digits = scale_of(metric)
-    ends = " to ".join(f"{factor * end:.{digits}f}" for end in (over.low, over.high))
-    unit = " points" if unit else ""
-    return "not shown", f"{seeds} do not show a difference: anything from {ends}{unit} fits them."
+    neither = "" if examples is None else f", and neither can {examples.n:,} examples"
+    return "not shown", f"{seeds} cannot decide it{neither}."
 
 
 def states_of(entries: Sequence[Entry]) -> Mapping[str, int]:

@@ -109,7 +109,7 @@ def said(value: Any) -> str:
 
 
 def candidates(groups: Sequence[Group], by: Sequence[str] = ()) -> dict[str, list[Group]]:
-    """What is compared: name → the groups that differ in nothing but what is chosen on validation.
+    """What is compared: name → the groups that differ in nothing but what is chosen on validation, called by that.
 
     Args:
       groups: of `make_groups`.
@@ -133,7 +133,15 @@ def candidates(groups: Sequence[Group], by: Sequence[str] = ()) -> dict[str, lis
         key = repr([(key, group.settings[key]) for key in compared if key in group.settings])
         found.setdefault(key, []).append(group)
         flats.setdefault(key, flatten(group.entries[0].run.config))
-    return dict(zip(names(list(flats.values()), compared), found.values(), strict=True))
+    called = names(list(flats.values()), compared)
+    return {name: _called_apart(members) for name, members in zip(called, found.values(), strict=True)}
+
+
+def _called_apart(groups: Sequence[Group]) -> list[Group]:
+    """The groups with names that tell them from one another, and not from all others."""
+    flats = [flatten(group.entries[0].run.config) for group in groups]
+    called = names(flats, differing(flats))
+    return [group._replace(name=name) for group, name in zip(groups, called, strict=True)]
 
 
 def _under(key: str, name: str) -> bool:

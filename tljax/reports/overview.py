@@ -22,6 +22,9 @@ from tljax.reports.words import duration, said, scale_of, short, show, size_of, 
 CURVES = 8
 """Candidates whose learning curves are drawn: more lines cannot be told apart."""
 
+COSTS = ("time a run", "live parameters", "GFLOP a step", "peak memory")
+"""Columns of the table on what a run takes."""
+
 HOW = (
     "Runs that differ in nothing but their seed are one group. What is compared are the sections model, task, method, "
     "strategy and data of their configs, or what --by names; where groups differ in other settings, validation "
@@ -49,7 +52,7 @@ def write_overview(folder: Path, answer: Answer, gathered: Gathered) -> Path:
     parts = [
         element("p", headline(answer), class_="headline"),
         cards(_key_numbers(answer)),
-        _result(answer, columns, body),
+        _result(answer),
         *_differences(answer),
         *_costs(answer),
         *_curves(answer),
@@ -231,11 +234,19 @@ def _key_numbers(answer: Answer) -> list[tuple[str, str, str]]:
     return entries
 
 
-def _result(answer: Answer, columns: list[str], body: list[list[str]]) -> Html:
+def _result(answer: Answer) -> Html:
     note = f"Chosen: {SELECTIONS[answer.question.select]}. Means over seeds with 95 % intervals (Student's t)."
     if answer.question.select == "oracle":
         note = f"Oracle: what was chosen was chosen on {answer.question.split}, so the first row is too good. {note}"
+    columns, body = _without(answer, *COSTS, "p")
     return section("Result", table(columns, body, marked=[0]), note=note)
+
+
+def _without(answer: Answer, *titles: str) -> tuple[list[str], list[list[str]]]:
+    """The table without some of its columns: a page is not wide enough for all."""
+    columns, body = table_of(answer)
+    kept = [i for i, title in enumerate(columns) if title not in titles]
+    return [columns[i] for i in kept], [[line[i] for i in kept] for line in body]
 
 
 def _differences(answer: Answer) -> list[Html]:
@@ -264,7 +275,10 @@ def _costs(answer: Answer) -> list[Html]:
         ]
         if points:
             pictures.append(plots.against_cost(points, cost=what, label=label, log=log))
-    return [section("Against its cost", element("div", *pictures, class_="plots"))] if pictures else []
+    others = [title for title in table_of(answer)[0] if title not in ("", *COSTS)]
+    columns, body = _without(answer, *others)
+    costs = [table(columns, body, marked=[0])] if len(columns) > 1 else []
+    return [section("Against its cost", *costs, element("div", *pictures, class_="plots"))] if pictures else []
 
 
 def _curves(answer: Answer) -> list[Html]:

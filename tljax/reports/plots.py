@@ -241,9 +241,12 @@ def sliced(points: Mapping[str, Sequence[tuple[Any, float]]], *, key: str, label
             means = {at: [v for p, (_, v) in zip(places, pairs, strict=True) if p == at] for at in sorted({*places})}
             axes.plot(places, [value for _, value in pairs], mark, color=color, markersize=3.6, alpha=0.55)
             line = [statistics.fmean(values) for values in means.values()]
-            axes.plot(list(means), line, color=color, linewidth=1.2, label=name)
+            # Between names there is nothing that a line could join.
+            axes.plot(list(means), line, "-" if numeric else "_", color=color, linewidth=1.2, markersize=22, label=name)
         if wide:
             axes.set_xscale("log")
+        elif numeric and len(settings) <= 6:
+            axes.set_xticks(sorted(settings))
         if not numeric:
             named = _shortened([str(setting) for setting in settings])
             axes.set_xticks(range(len(settings)), named, rotation=0 if len(settings) <= 3 else 40)

@@ -1,5 +1,6 @@
 """What a sweep says of its settings: the value of each trial against each of them, and which of them matter."""
 
+from statistics import fmean
 from typing import Any
 
 from tljax.reports import plots
@@ -44,13 +45,15 @@ def sweep_sections(answer: Answer, gathered: Gathered) -> list[Html]:
             if key in settings:
                 name = settings.get(structural, "") if structural and structural != key else ""
                 points.setdefault(str(name), []).append((settings[key], value))
+        # The best on top of the legend, as everywhere on the page.
+        points = dict(sorted(points.items(), key=lambda item: -question.sign * fmean(value for _, value in item[1])))
         pictures.append(plots.sliced(points, key=short[key], label=label))
     note = "Each dot is a trial, lines are means."
     parts = [section("Settings", element("div", *pictures, class_="plots"), note=note)]
     if weights:
         note = "The share of the variance of the trials' values that a setting explains, alone or with others (fANOVA)."
         picture = plots.shares({short[key]: weight for key, weight in weights.items()}, title="Importance")
-        parts.append(section("Which settings matter", element("div", picture, class_="below"), note=note))
+        parts.append(section("Which settings matter", element("div", picture, style="max-width:520px"), note=note))
     return parts
 
 
