@@ -15,10 +15,10 @@ from pathlib import Path
 from experiments import study
 
 TOLD = {
-    "a question": r"\*\*Question\.\*\*|^Question:|\?",
-    "a paper, or where its figures are published": r"\*\*(Papers?|Published)\b|\b(19|20)\d\d\b",
-    "the command": r"python -m experiments\.{name}\.run|make {name}",
-    "its cost": r"\b[Cc]osts?\b",
+    "its question": r"^\*\*Question\.\*\*",
+    "its papers, or where figures are published": r"\*\*(Papers?|Published|Model and papers)\b",
+    "its command": r"python -m experiments\.{name}\.run",
+    "its cost": r"\bCost[.:]",
 }
 """What a README tells → how that looks."""
 
