@@ -49,7 +49,7 @@ def write_run(
         records.append({"kind": "evaluate", "step": step, "split": "validation", "metrics": metrics, "tables": {}})
     if state == "done":
         records.append({"kind": "evaluate", "step": 8, "split": "test", "metrics": numbers, "tables": kept})
-        best = {"metric": "accuracy", "value": reached, "split": "validation"}
+        best = {"metric": "accuracy", "mode": "max", "value": reached, "split": "validation"}
         records.append({"kind": "end", "step": 8, "best_step": 8, "best": best, "seconds": seconds})
     config = {
         "seed": seed,
@@ -62,7 +62,7 @@ def write_run(
     live = 100 if "linear_probe" in strategy else 5000
     line = {"state": state, "config": config, "seconds": seconds, "step": 8, "steps": 8, "live_parameters": live}
     line |= {"step_flops": 3e9 if live == 5000 else 1e9, "peak_memory": 2_000_000_000, "metrics": {}, "error": None}
-    line |= {"chosen_by": {"metric": "accuracy", "mode": "max"}, "version": "0.1.0", "commit": "abc"}
+    line |= {"version": "0.1.0", "commit": "abc"}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "config.json").write_text(json.dumps({"config": config}))
     stages = [

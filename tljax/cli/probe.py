@@ -16,7 +16,7 @@ def run(arguments: Arguments) -> int:
 
     Whatever strategy the config names, a probe trains the head alone.
     """
-    started = time.monotonic()
+    started = time.monotonic(), time.process_time()
     config = {**need_config(arguments), "strategy": {"linear_probe": {}}}
     from tljax.assembly.experiment import build
     from tljax.assembly.running import run_probe
@@ -31,7 +31,7 @@ def run(arguments: Arguments) -> int:
     metrics = {split: _mean([draw["metrics"][split] for draw in draws]) for split in splits}
     display = Display()
     if arguments.workdir is not None:
-        report = _record(arguments.workdir, experiment, draws, metrics, time.monotonic() - started)
+        report = _record(arguments.workdir, experiment, draws, metrics, started)
         display.say(f"report: {report}")
     main, last = experiment.task.main[0], splits[-1]
     if len(draws) > 1:
@@ -48,15 +48,29 @@ def _mean(numbers: list[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.fmean(n[name] for n in numbers) for name in numbers[0]}
 
 
-def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, seconds: float) -> Path:
-    """Config, records, weights and report of a probe, as of any run."""
+def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, started: tuple) -> Path:
+    """Config, records, weights and report of a probe that `started` then (clock, processor), as of any run."""
     from tljax.assembly.facts import digests
     from tljax.assembly.training import save_probe, summary
     from tljax.reports.run import write_run_report
     from tljax.train.continuing import claim
+    from tljax.train.outcome import recorded
+
+    found, stages = digests(experiment), summary(experiment)
+    claim(workdir, experiment.config, found, stages)
+    seconds, processor = round(time.monotonic() - started[0], 3), round(time.process_time() - started[1], 3)
+    known = {"seconds": seconds, "processor_seconds": processor, "live_parameters": stages["total"]["live_at_end"]}
+    with recorded(workdir, experiment.config, found, **known) as line:
+        _keep(workdir, draws, metrics, seconds)
+        save_probe(experiment, draws[0]["weights"], workdir)
+        line.update(state="done", metrics=metrics)
+    return write_run_report(workdir)
+
+
+def _keep(workdir: Path, draws: list[dict], metrics: dict, seconds: float) -> None:
+    """metrics.jsonl of a probe."""
     from tljax.train.records import Records
 
-    claim(workdir, experiment.config, digests(experiment), summary(experiment))
     records = Records(workdir)
     records.truncate(0)
     for number, draw in enumerate(draws):
@@ -65,7 +79,5 @@ def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, seconds
             records.write("probe_grid", step=0, draw=number, name=name, metrics=numbers)
     for split, numbers in metrics.items():
         records.evaluation(0, split, numbers, draws[0]["tables"][split])
-    records.write("end", step=0, seconds=round(seconds, 3))
+    records.write("end", step=0, seconds=seconds)
     records.close()
-    save_probe(experiment, draws[0]["weights"], workdir)
-    return write_run_report(workdir)

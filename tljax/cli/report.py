@@ -3,17 +3,16 @@
 from pathlib import Path
 
 from tljax.base.errors import UserError
-from tljax.cli.common import need_workdir
 from tljax.cli.main import Arguments
 
 
 def run(arguments: Arguments) -> int:
     """Writes `report.html` in `--workdir`, or that of the named folders into `--output`; loads no jax."""
     options = arguments.options
-    if not options.folders:
+    if not options.folders and arguments.workdir is not None:
         from tljax.reports.run import write_run_report
 
-        workdir = need_workdir(arguments)
+        workdir = arguments.workdir
         if not (workdir / "metrics.jsonl").exists():
             raise UserError(f"{workdir} is not a run folder: it has no metrics.jsonl.")
         print(write_run_report(workdir))

@@ -87,16 +87,27 @@ class Comparison(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The rows, the best one first and the others in the order of what chose; `comparisons` one for each other row."""
+    """What the runs say.
+
+    Attributes:
+      question: what was asked.
+      rows: the best candidate first, the others in the order of what chose.
+      comparisons: of the best with each other one, in that order.
+      groups: all of them, chosen or not.
+      unread: runs that ended before their config was written.
+    """
 
     question: Question
     rows: list[Row]
     comparisons: list[Comparison]
     groups: list[Group]
+    unread: list[Entry]
 
 
-def answer(gathered: Gathered, *, metric: str | None = None, select: str = "validation", by: Sequence[str] = ()):
-    """The `Answer` of the runs.
+def answer(
+    gathered: Gathered, *, metric: str | None = None, select: str = "validation", by: Sequence[str] = ()
+) -> Answer:
+    """What the runs say.
 
     Args:
       gathered: of `tljax.reports.gather`.
@@ -110,7 +121,9 @@ def answer(gathered: Gathered, *, metric: str | None = None, select: str = "vali
     if select not in SELECTIONS:
         raise UserError(f"--select is {select!r}. {suggest(select, SELECTIONS)}")
     question = _question(gathered, metric, select)
-    groups = make_groups(gathered.entries)
+    configured = [bool(entry.run.config.keys() - {"seed"}) for entry in gathered.entries]
+    groups = make_groups(entry for entry, known in zip(gathered.entries, configured, strict=True) if known)
+    unread = [entry for entry, known in zip(gathered.entries, configured, strict=True) if not known]
     rows = []
     for name, members in candidates(groups, by).items():
         known = [row for group in members if (row := _row(name, group, len(members), question)).values]
@@ -119,7 +132,7 @@ def answer(gathered: Gathered, *, metric: str | None = None, select: str = "vali
     if not rows:
         raise UserError(f"No finished run has a {question.metric} on {question.split} as --select={select} wants it.")
     rows.sort(key=lambda row: _merit(row, question), reverse=True)
-    return Answer(question, rows, compare(rows, question), groups)
+    return Answer(question, rows, compare(rows, question) if len(rows) > 1 else [], groups, unread)
 
 
 def compare(rows: Sequence[Row], question: Question) -> list[Comparison]:
@@ -151,9 +164,10 @@ def cost(row: Row) -> dict[str, float | None]:
 
 
 def _cost(entry: Entry, name: str) -> float | None:
-    """Of records.jsonl, and of what older runs left where they have none."""
-    if (known := entry.run.outcome.get(name)) is not None:
-        return known
+    """Of records.jsonl, and of what older runs left where they have none. A run may have ended several times."""
+    known = [value for line in entry.run.outcomes if (value := line.get(name)) is not None]
+    if known:
+        return max(known) if name == "peak_memory" else known[-1]
     ends = entry.run.of("end")
     if name == "seconds":
         return ends[-1].get("seconds") if ends else None
@@ -185,7 +199,7 @@ def _question(gathered: Gathered, metric: str | None, select: str) -> Question:
 def _mode(metric: str, gathered: Gathered) -> str:
     """As a study or a run says, else by the name of the metric."""
     told = [(study.get("metric"), study.get("mode")) for study in gathered.studies.values()]
-    chosen = (entry.run.outcome.get("chosen_by") or {} for entry in gathered.entries)
+    chosen = (end.get("best") or {} for entry in gathered.entries for end in entry.run.of("end"))
     told += [(each.get("metric"), each.get("mode")) for each in chosen]
     found = (mode for name, mode in told if name == metric and mode in ("max", "min"))
     return next(found, "min" if lower_is_better(metric) else "max")
@@ -256,8 +270,8 @@ def _verdict(over: Test | None, examples: Test | None, p: tuple[float, float]) -
         return "unknown", "the two have no seed in common, so nothing is paired."
     if over is not None and p[0] < LEVEL:
         if examples is None or p[1] < LEVEL:
-            also = "" if examples is None else f", and over the {examples.n:,} examples"
-            return "yes", f"the difference is more than chance over {seeds}{also}."
+            also = "" if examples is None else f" and over {examples.n:,} examples"
+            return "yes", f"more than chance over {seeds}{also}."
         return "these examples only", (
             f"the seeds agree, but {examples.n:,} examples cannot tell it: other examples may turn it round."
         )

@@ -199,9 +199,7 @@ def _training(run: Run) -> str:
     stages = run.inspect.get("stages")
     if not stages:
         return "\n".join(lines)
-    rows = [
-        [row["stage"], f"{row['parameters']:,}", f"{row['live']:,}" if row["live"] else "frozen"] for row in stages
-    ]
+    rows = [[row["stage"], f"{row['parameters']:,}", f"{row['live']:,}" if row["live"] else "frozen"] for row in stages]
     lines += ["", "What trained (at the start of the run), stage by stage:", ""]
     return "\n".join(lines) + "\n" + markdown(["stage", "parameters", "live"], rows).rstrip()
 

@@ -37,9 +37,11 @@ def laid_out(features: Any) -> tuple[Any, str]:
     if count < FEW:
         return principal[:, :2], "its two principal components"
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
-    # The layout is that of the same features each time; distances between far groups mean little in it.
-    made = TSNE(init="pca", perplexity=min(30.0, count / 4), random_state=0).fit_transform(principal)
+    # One thread: several wait for one another at every step, and add in another order each time.
+    with threadpool_limits(1):
+        made = TSNE(init="pca", perplexity=min(30.0, count / 4), random_state=0).fit_transform(principal)
     return made, "t-SNE of its 50 principal components (groups count, distances between them hardly)"
 
 

@@ -71,7 +71,8 @@ def names(flats: Sequence[Mapping[str, Any]], different: Sequence[str]) -> list[
     """
     if len(flats) == 1:
         return [_strategy(flats[0]) or "the run"]
-    alike = len({_strategy(flat) for flat in flats}) == 1
+    told = any(key.startswith("strategy.") for key in different)
+    alike = not told or len({_strategy(flat) for flat in flats}) == 1
     # A key that only some have says nothing where they all have the same value: that they have it, others say too.
     telling = [key for key in different if len({repr(flat[key]) for flat in flats if key in flat}) > 1]
     for keys in (telling, different):

@@ -13,6 +13,7 @@ from tljax.reports.answer import SELECTIONS, Answer, Comparison, Row, cost, eval
 from tljax.reports.calibration import calibration_section, ece, pooled
 from tljax.reports.embedding import embedding_sections
 from tljax.reports.gather import Gathered
+from tljax.reports.groups import Group
 from tljax.reports.html import Html, cards, element, page, section, table
 from tljax.reports.significance import Mean, mean_of
 from tljax.reports.sweep import sweep_sections
@@ -89,7 +90,8 @@ def headline(answer: Answer) -> str:
     if not answer.comparisons:
         return f"{parts[0]} There is nothing to compare it with."
     second = answer.comparisons[0]
-    parts.append(f"Against {second.row.name}, the next, {_gap(answer, second)}: {_is_real(second)}")
+    points = " points" if scale_of(question.metric)[1] else ""
+    parts.append(f"Against {second.row.name}, the next, {_gap(answer, second)}{points}: {_is_real(second)}")
     rest = answer.comparisons[1:]
     for verdict, words in (("yes", "It is really better than"), ("worse", "It is really worse than")):
         names = [each.row.name for each in rest if _sided(each) == verdict]
@@ -202,7 +204,7 @@ def _sided(comparison: Comparison) -> str:
 
 def _is_real(comparison: Comparison) -> str:
     verdict = _sided(comparison)
-    lead = {"yes": "real, ", "worse": "real, and validation chose the worse one: "}.get(verdict, "")
+    lead = {"yes": "real, for it is ", "worse": "real, and validation chose the worse one: it is "}.get(verdict, "")
     return lead + comparison.reason
 
 
@@ -321,7 +323,8 @@ def _best(answer: Answer) -> list[Html]:
 
 def _runs(answer: Answer) -> Html:
     question, rows = answer.question, []
-    for group in answer.groups:
+    unread = Group("ended before its config was written", {}, answer.unread)
+    for group in (*answer.groups, unread):
         for entry in group.entries:
             values = [evaluation(entry, split, question).get("metrics", {}) for split in ("validation", question.split)]
             shown = [show(question.metric, v[question.metric]) if question.metric in v else "" for v in values]

@@ -98,7 +98,7 @@ class Result(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A job on its way: what the functions below share."""
+    """A job on its way: what the functions below share. `line` is what records.jsonl will say of it."""
 
     job: Job
     workdir: Path
@@ -106,6 +106,7 @@ class _Run(NamedTuple):
     checkpoints: RunCheckpoints
     best: hooks.Best
     display: Display
+    line: dict[str, Any]
 
 
 def train(job: Job, workdir: Path, *, display: Display, allow: Sequence[str] = ()) -> Result:
@@ -122,17 +123,8 @@ def train(job: Job, workdir: Path, *, display: Display, allow: Sequence[str] = (
         is at work in it.
       RunError: a loss or gradient is not finite, the disk is full, the place is gone; the checkpoints are intact.
     """
-    metric, mode = job.main
-    known = {
-        "steps": job.steps,
-        "live_parameters": job.summary.get("total", {}).get("live_at_end", 0),
-        "chosen_by": {"metric": metric, "mode": mode},
-    }
-    with (
-        _opened(job, Path(workdir), display, allow) as run,
-        recorded(run.workdir, job.config, job.digests, **known) as line,
-    ):
-        return _train(run, allow, line)
+    with _opened(job, Path(workdir), display, allow) as run:
+        return _train(run, allow)
 
 
 def replay(job: Job, workdir: Path, *, display: Display) -> str:
@@ -151,6 +143,7 @@ def replay(job: Job, workdir: Path, *, display: Display) -> str:
     workdir = Path(workdir)
     step = divergence.last_kept(workdir)
     with _opened(job, workdir, display, ()) as run:
+        run.line.clear()  # no run of its own
         state, start, _ = _restored(run, ())
         if start >= step:
             raise UserError(f"The checkpoints in {workdir} are of step {start}, and step {step} is to be replayed.")
@@ -175,11 +168,13 @@ def _opened(job: Job, workdir: Path, display: Display, allow: Sequence[str]) -> 
             kept = {name: getattr(job.settings, name) for name in ("keep_last", "keep_every", "keep_best")}
             checkpoints = RunCheckpoints(workdir / "checkpoints", **kept, say=display.say)
             best = hooks.Best(*job.main, job.settings.patience)
-            run = _Run(job, workdir, Records(workdir), checkpoints, best, display)
+            records, live = Records(workdir), job.summary.get("total", {}).get("live_at_end", 0)
+            known = {"steps": job.steps, "live_parameters": live}
             try:
-                yield run
+                with recorded(workdir, job.config, job.digests, **known) as line:
+                    yield _Run(job, workdir, records, checkpoints, best, display, line)
             finally:
-                run.records.close()
+                records.close()
                 checkpoints.close()
     except OSError as error:
         if not _belongs(error, workdir):
@@ -198,8 +193,7 @@ def _belongs(error: OSError, workdir: Path) -> bool:
     return path.is_relative_to(folder) or folder.is_relative_to(path)
 
 
-def _train(run: _Run, allow: Sequence[str], line: dict[str, Any]) -> Result:
-    """The run from its newest checkpoint on; `line`, of records.jsonl, is told what becomes of it."""
+def _train(run: _Run, allow: Sequence[str]) -> Result:
     job, started = run.job, time.monotonic()
     state, start, meta = _restored(run, allow)
     seconds = meta.get("seconds", 0.0)
@@ -208,7 +202,7 @@ def _train(run: _Run, allow: Sequence[str], line: dict[str, Any]) -> Result:
         return seconds + time.monotonic() - started
 
     def before(step: int, state: State) -> State:
-        line["step"] = step
+        run.line["step"] = step
         if step in job.events:
             run.display.say(f"step {step}: {job.events[step]}")
         return job.before(step, state)
@@ -233,15 +227,13 @@ def _train(run: _Run, allow: Sequence[str], line: dict[str, Any]) -> Result:
     finally:
         stop.undo()
         run.checkpoints.wait()
-    line.update(step=step, best_step=run.best.step, step_flops=job.flops())
+    run.line["step_flops"] = job.flops()
     if stop.received() is not None:
-        line.update(state="stopped", error=reason, seconds=round(elapsed(), 3))
-        line["metrics"] = {"validation": run.best.numbers} if run.best.step is not None else {}
+        chosen = {"validation": run.best.numbers} if run.best.step is not None else {}
+        run.line.update(step=step, best_step=run.best.step, metrics=chosen, error=reason, seconds=round(elapsed(), 3))
         return Result(state, step, reason, stop.received(), {})
     # A run that was finished before keeps the time that it took.
-    metrics = _conclude(run, state, step, elapsed() if step > start else seconds)
-    line.update(metrics=metrics, seconds=round(elapsed() if step > start else seconds, 3))
-    return Result(state, step, reason, None, metrics)
+    return Result(state, step, reason, None, _conclude(run, state, step, elapsed() if step > start else seconds))
 
 
 def tree_of(state: State) -> dict[str, Any]:
@@ -405,6 +397,8 @@ def _conclude(run: _Run, state: State, step: int, seconds: float) -> dict[str, d
             run.records.evaluation(of_step, split, numbers, tables)
     if run.job.examine is not None:
         run.records.write("domains", step=of_step, **run.job.examine(chosen))
-    named = {"metric": best.metric, "value": best.value, "split": "validation"}
+    named = {"metric": best.metric, "mode": best.direction, "value": best.value, "split": "validation"}
     run.records.write("end", step=step, best_step=best.step, best=named, seconds=round(seconds, 3))
+    ended = {"step": step, "best_step": best.step, "seconds": round(seconds, 3)}
+    run.line.update(state="done", error=None, metrics=metrics, **ended)
     return metrics

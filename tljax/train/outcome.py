@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 def recorded(workdir: Path, config: Mapping[str, Any], digests: Mapping[str, str], **known: Any) -> Iterator[dict]:
     """Appends a line on what the context did; it fills the dict that it is given with what it learns on the way.
 
-    The line has `state` ("done", or what the context sets; "failed" where it raises, with the text in `error`, and
-    "stopped" where it is interrupted), `config`, `version` and `commit` of tljax, `versions`, `devices`, `digests`,
-    `seconds` by the clock (the whole run's, where the context says so), `processor_seconds` of this process,
-    `peak_memory` of this process in bytes, and `device_memory`, the largest peak of a device that tells it. What the
-    user did wrong is no run and leaves no line. Of several processes the first one writes.
+    The line has `state` ("stopped", until the context says "done"; "failed" where it raises, with the text in
+    `error`), `config`, `version` and `commit` of tljax, `versions`, `devices`, `digests`, `seconds` by the clock (the
+    whole run's, where the context says so), `processor_seconds` of this process, `peak_memory` of this process in
+    bytes, and `device_memory`, the largest peak of a device that tells it. What the user did wrong is no run and leaves
+    no line, and neither does a dict that was emptied. Of several processes the first one writes.
 
     Args:
       workdir: the run folder.
@@ -38,13 +38,16 @@ def recorded(workdir: Path, config: Mapping[str, Any], digests: Mapping[str, str
       known: more of the line.
     """
     wall, processor = time.monotonic(), time.process_time()
-    line: dict[str, Any] = {"state": "done", "config": plain(dict(config)), **_code(), **versions_and_devices()}
+    line: dict[str, Any] = {"state": "stopped", "config": plain(dict(config)), **_code(), **versions_and_devices()}
     line |= {"digests": dict(digests), "step": 0, "steps": 0, "step_flops": None, "metrics": {}, "best_step": None}
     line |= {"error": None, **known}
 
     def append() -> None:
+        if not line:
+            return
         line.setdefault("seconds", round(time.monotonic() - wall, 3))
-        line.update(processor_seconds=round(time.process_time() - processor, 3), **_memory())
+        line.setdefault("processor_seconds", round(time.process_time() - processor, 3))
+        line.update(_memory())
         _append(Path(workdir) / NAME, plain(line))
 
     try:
@@ -52,8 +55,9 @@ def recorded(workdir: Path, config: Mapping[str, Any], digests: Mapping[str, str
     except UserError:
         raise
     except BaseException as error:
-        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-        line.update(state="stopped" if stopped else "failed", error=f"{type(error).__name__}: {error}")
+        if line:
+            stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+            line.update(state="stopped" if stopped else "failed", error=f"{type(error).__name__}: {error}")
         with suppress(OSError):  # the place may be what failed, and its own message comes first
             append()
         raise
