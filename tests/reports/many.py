@@ -109,6 +109,8 @@ def write_study(folder: Path, *, seeds: int = 3) -> Path:
     trial(values, "failed", None, "RunError: the loss is <nan>")
     shape = {"strategy": STRATEGIES["lora"], "rate": 1e-5, "seed": 0, "share": 0.4, "state": "stopped"}
     trial({**values, "optim.learning_rate": 1e-5}, "pruned", 0.3, run=shape)
-    study = {"name": "tiny sweep", "config": "configs/tiny.py", "axes": {}, "metric": "accuracy", "mode": "max"}
-    (folder / "study.json").write_text(json.dumps({**study, "sampler": "grid", "pruner": None}))
+    base = {"model": {"source": "models/tiny"}, "task": {"name": "classification"}, "optim": {"name": "adamw"}}
+    base["data"] = {name: {"source": "csv:data.csv"} for name in ("train", "validation", "test")}
+    study = {"name": "tiny sweep", "base": base, "config": "configs/tiny.py", "axes": {}, "sampler": "grid"}
+    (folder / "study.json").write_text(json.dumps({**study, "pruner": None, "metric": "accuracy", "mode": "max"}))
     return folder

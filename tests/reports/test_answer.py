@@ -31,7 +31,9 @@ def test_the_sweep_is_answered(study):
         "step_flops": 3e9,
         "peak_memory": 2_000_000_000,
     }
-    assert [entry.state for entry in found.unread] == ["failed"]
+    assert found.unread == []
+    (failed,) = (group for group in found.groups if group.settings["optim.learning_rate"] == 1.0)
+    assert failed.name == "lora, learning_rate=1" and [entry.state for entry in failed.entries] == ["failed"]
 
 
 def test_settings_are_chosen_on_validation_and_never_on_test(tmp_path):

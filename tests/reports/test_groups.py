@@ -53,10 +53,14 @@ def test_where_runs_are_seen_is_no_difference():
         ),
         (
             [{"optim": {"rate": 1}, "head": {"rate": 2}}, {"optim": {"rate": 2}, "head": {"rate": 1}}],
-            ["optim.rate=1, head.rate=2", "optim.rate=2, head.rate=1"],
+            ["optim.rate=1", "optim.rate=2"],
         ),
         ([{"model": {"source": "weights/a"}}, {"model": {"source": "weights/b/"}}], ["source=a", "source=b"]),
         ([{"train": {"steps": 5}}, {"train": {}}], ["steps=5", "as it is"]),
+        (
+            [{"strategy": {"lora": {}}, "data": {"x": 1}}, {"strategy": {"fine_tune": {}}, "data": {"x": 2}}],
+            ["lora", "fine_tune"],
+        ),
         ([{"strategy": {"fine_tune": {}}}], ["fine_tune"]),
     ],
 )

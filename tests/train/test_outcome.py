@@ -1,11 +1,16 @@
 """records.jsonl: a line each time that a run ends, whatever ended it, and never half of one."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from tljax.base.errors import UserError
 from tljax.train.outcome import recorded
+
+ROOT = Path(__file__).parents[2]
 
 
 def lines(folder):
@@ -57,3 +62,20 @@ def test_a_place_that_is_gone_does_not_hide_why_the_run_failed(tmp_path):
         raise ValueError("the reason")
     with pytest.raises(OSError), recorded(tmp_path / "gone", {}, {}):
         pass
+
+
+def test_a_line_that_finds_no_room_leaves_nothing_of_itself(tmp_path):
+    """In a process of its own, in which no file may grow beyond some bytes: as on a full disk, the write is cut off."""
+    code = (
+        "import resource, sys; from pathlib import Path; from tljax.train.outcome import recorded\n"
+        "folder = Path(sys.argv[1])\n"
+        "with recorded(folder, {}, {}): pass\n"
+        "size = (folder / 'records.jsonl').stat().st_size\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))\n"
+        "try:\n"
+        "    with recorded(folder, {'long': 'x' * 500}, {}): pass\n"
+        "except OSError as error: print('refused', error.errno)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "refused 27" in done.stdout, done.stdout + done.stderr
+    assert len(lines(tmp_path)) == 1

@@ -130,7 +130,10 @@ def answer(
         if known:
             rows.append(max(known, key=lambda row: _merit(row, question)))
     if not rows:
-        raise UserError(f"No finished run has a {question.metric} on {question.split} as --select={select} wants it.")
+        raise UserError(
+            f"No finished run has a config and the {question.metric} on {question.split} and on validation, as "
+            f"--select={select} needs."
+        )
     rows.sort(key=lambda row: _merit(row, question), reverse=True)
     return Answer(question, rows, compare(rows, question) if len(rows) > 1 else [], groups, unread)
 

@@ -1,6 +1,7 @@
 """Many runs from many folders: runs by themselves, and the trials of studies."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ def gather(folders: Sequence[Path]) -> Gathered:
         for place in places:
             if (place / "study.json").is_file():
                 studies[place] = read_json(place / "study.json")
-                found = _trials(place)
+                found = _trials(place, studies[place].get("base") or {})
             else:
                 found = [_entry(read_run(place))]
             for entry in found:
@@ -81,14 +82,14 @@ def _places(folder: Path) -> Iterable[Path]:
                 return
 
 
-def _trials(study: Path) -> list[Entry]:
+def _trials(study: Path, base: Mapping[str, Any]) -> list[Entry]:
     found = []
     for path in sorted(study.glob("trials/*/trial.json")):
         trial = read_json(path)
         state = TRIAL_STATES.get(trial.get("state", ""))
         if state is None:
             raise UserError(f"{path}: its state is {trial.get('state')!r}. {suggest('', TRIAL_STATES)}")
-        entry = _entry(_read_trial(path.parent, trial))
+        entry = _entry(_read_trial(path.parent, base, trial.get("values") or {}))
         # What a study knows of a trial counts: to a run that was pruned it was stopped by a signal.
         found.append(
             entry._replace(
@@ -102,11 +103,19 @@ def _trials(study: Path) -> list[Entry]:
     return found
 
 
-def _read_trial(folder: Path, trial: dict[str, Any]) -> Run:
-    """The run of a trial; one that failed before its first record has none."""
-    if (folder / "metrics.jsonl").is_file():
-        return read_run(folder)
-    return Run(folder, {"seed": (trial.get("values") or {}).get("seed")}, {}, {}, [])
+def _read_trial(folder: Path, base: Mapping[str, Any], values: Mapping[str, Any]) -> Run:
+    """The run of a trial; of one that failed before its first record what the study knows of it."""
+    run = read_run(folder) if (folder / "metrics.jsonl").is_file() else Run(folder, {}, {}, {}, [])
+    if run.config:
+        return run
+    config = deepcopy(dict(base))
+    for key, value in values.items():
+        *parents, name = key.split(".")
+        section = config
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[name] = value
+    return run._replace(config=config)
 
 
 def _entry(run: Run) -> Entry:

@@ -71,20 +71,36 @@ def names(flats: Sequence[Mapping[str, Any]], different: Sequence[str]) -> list[
     """
     if len(flats) == 1:
         return [_strategy(flats[0]) or "the run"]
-    told = any(key.startswith("strategy.") for key in different)
-    alike = not told or len({_strategy(flat) for flat in flats}) == 1
+    short = shortened(different)
     # A key that only some have says nothing where they all have the same value: that they have it, others say too.
     telling = [key for key in different if len({repr(flat[key]) for flat in flats if key in flat}) > 1]
     for keys in (telling, different):
-        short = shortened(keys)
-        made = []
-        for flat in flats:
-            parts = [] if alike else [_strategy(flat) or "no strategy"]
-            parts += [f"{short[key]}={said(flat[key])}" for key in keys if key in flat and flat[key] != {}]
-            made.append(", ".join(parts) or "as it is")
-        if len(set(made)) == len(made):
-            return made
+        keys = sorted(keys, key=_rank)
+        if len({*(made := _called(flats, keys, short))}) < len(made):
+            continue
+        for key in reversed(keys):  # what follows from the rest goes, the least telling first
+            fewer = [each for each in keys if each != key]
+            if len({*_called(flats, fewer, short)}) == len(flats):
+                keys = fewer
+        return _called(flats, keys, short)
     return [f"{name} ({i})" for i, name in enumerate(made)]
+
+
+def _called(flats: Sequence[Mapping[str, Any]], keys: Sequence[str], short: Mapping[str, str]) -> list[str]:
+    strategies = {_strategy(flat) for flat in flats} if any(key.startswith("strategy.") for key in short) else ()
+    made = []
+    for flat in flats:
+        parts = [_strategy(flat) or "no strategy"] if len(strategies) > 1 else []
+        parts += [f"{short[key]}={said(flat[key])}" for key in keys if key in flat and flat[key] != {}]
+        made.append(", ".join(parts) or "as it is")
+    return made
+
+
+def _rank(key: str) -> int:
+    """Where a setting stands in a name: strategy and model first, numbers of the training last."""
+    section = key.partition(".")[0]
+    order = ("strategy", "method", "model", "task", "data", "optim", "train")
+    return order.index(section) if section in order else len(order)
 
 
 def shortened(keys: Sequence[str]) -> dict[str, str]:

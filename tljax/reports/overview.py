@@ -30,8 +30,8 @@ HOW = (
     "Runs that differ in nothing but their seed are one group. What is compared are the sections model, task, method, "
     "strategy and data of their configs, or what --by names; where groups differ in other settings, validation "
     "chooses one for each candidate, and its test is what is shown.",
-    "Means are over seeds, with Student's 95 % interval in brackets, which is wide where there are few of them; of a "
-    "single run there is none. Costs are medians of a run.",
+    "Means are over seeds, with Student's 95 % interval in brackets, which is wide where there are few of them (and "
+    "cut at 0 and 100 %); of a single run there is none. Costs are medians of a run.",
     "The best candidate is compared with each other one, paired. Over the seeds that both have: would it be so with "
     "another seed? By Wilcoxon's signed ranks where there are enough pairs for them to reach 5 %, else by Student's t. "
     "Over the examples, where runs recorded which they had right: would it be so with other examples? By a paired "
@@ -171,7 +171,8 @@ def _interval(answer: Answer, values: Sequence[float], *, bare: bool = False) ->
     mean = mean_of([factor * value for value in values])
     text = f"{mean.mean:.{digits}f}"
     if mean.n > 1:
-        text += f" [{mean.low:.{digits}f}, {mean.high:.{digits}f}]"
+        low, high = (max(mean.low, 0.0), min(mean.high, 100.0)) if unit else (mean.low, mean.high)
+        text += f" [{low:.{digits}f}, {high:.{digits}f}]"
     return text if bare else f"{text}{unit}"
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from tljax.base.files import write_whole
 from tljax.reports import plots
+from tljax.reports.calibration import calibration_section
 from tljax.reports.domains import domain_sections
+from tljax.reports.embedding import embedding_sections
 from tljax.reports.html import Html, bar, cards, element, facts, page, picture, section, table
 from tljax.reports.records import Run, read_run
 from tljax.reports.words import duration, number, said, short, show, shown_split, size_of, titled
@@ -27,6 +29,7 @@ def write_run_report(folder: Path) -> Path:
         *_curves(run),
         *domain_sections(run),
         *_confusion(run),
+        *embedding_sections(run.folder),
         *_examples_shown(run),
         *_stages(run),
         *_timing(run),
@@ -178,6 +181,7 @@ def _confusion(run: Run) -> list[Html]:
         parts.append(section(f"Confusion on {split}", picture, *_confused(counts, classes), note=note))
     if tables.get("per_class"):
         parts.append(section(f"Per class on {split}", _per_class(tables["per_class"])))
+    parts += calibration_section(f"Calibration on {split}", tables.get("calibration") or [])
     if tables.get("targets") and tables.get("predicted"):
         picture = plots.scatter(tables["targets"], tables["predicted"], title=f"Predictions on {split}")
         parts.append(section("Predictions", element("div", picture, style="max-width:560px;margin:0 auto")))

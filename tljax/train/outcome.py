@@ -68,17 +68,19 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
     """Adds a line; what a kill left of the one before is cut off, and of a line that finds no room nothing stays."""
     if not first():
         return
-    with path.open("ab+") as file:
+    # Without a buffer, which would write the rest of a line that found no room when it is closed.
+    with path.open("ab+", buffering=0) as file:
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1
         file.truncate(whole)
+        rest = json.dumps(line).encode("utf8") + b"\n"
         try:
-            file.write(json.dumps(line).encode("utf8") + b"\n")
-            file.flush()
+            while rest:
+                rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
         except OSError:
             with suppress(OSError):
-                os.truncate(path, whole)
+                file.truncate(whole)
             raise
 
 
