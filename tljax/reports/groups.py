@@ -96,11 +96,11 @@ def _called(flats: Sequence[Mapping[str, Any]], keys: Sequence[str], short: Mapp
     return made
 
 
-def _rank(key: str) -> int:
-    """Where a setting stands in a name: strategy and model first, numbers of the training last."""
+def _rank(key: str) -> tuple[int, bool]:
+    """Where a setting stands in a name: strategy and model first, the learning rate before what follows from it."""
     section = key.partition(".")[0]
     order = ("strategy", "method", "model", "task", "data", "optim", "train")
-    return order.index(section) if section in order else len(order)
+    return order.index(section) if section in order else len(order), key != "optim.learning_rate"
 
 
 def shortened(keys: Sequence[str]) -> dict[str, str]:

@@ -167,13 +167,19 @@ def _interval(answer: Answer, values: Sequence[float], *, bare: bool = False) ->
     """ "96.2 [95.1, 97.3] %"; `bare` without the unit, and of a single run the mean alone."""
     if not values:
         return ""
-    factor, unit, digits = scale_of(answer.question.metric)
-    mean = mean_of([factor * value for value in values])
+    _, unit, digits = scale_of(answer.question.metric)
+    mean = _mean(answer, values)
     text = f"{mean.mean:.{digits}f}"
     if mean.n > 1:
-        low, high = (max(mean.low, 0.0), min(mean.high, 100.0)) if unit else (mean.low, mean.high)
-        text += f" [{low:.{digits}f}, {high:.{digits}f}]"
+        text += f" [{mean.low:.{digits}f}, {mean.high:.{digits}f}]"
     return text if bare else f"{text}{unit}"
+
+
+def _mean(answer: Answer, values: Sequence[float]) -> Mean:
+    """In per cent where values are shares, whose interval ends at 0 and 100."""
+    factor, unit, _ = scale_of(answer.question.metric)
+    mean = mean_of([factor * value for value in values])
+    return mean._replace(low=max(mean.low, 0.0), high=min(mean.high, 100.0)) if unit and mean.n > 1 else mean
 
 
 def _gap(answer: Answer, comparison: Comparison) -> str:
@@ -267,12 +273,12 @@ def _differences(answer: Answer) -> list[Html]:
 
 def _costs(answer: Answer) -> list[Html]:
     question, prices = answer.question, [cost(row) for row in answer.rows]
-    factor, unit, _ = scale_of(question.metric)
+    _, unit, _ = scale_of(question.metric)
     label = f"{said(question.metric)} on {question.split}{unit}"
     pictures = []
     for name, what, log in (("seconds", "seconds a run", False), ("live_parameters", "live parameters", True)):
         points = [
-            (row.name, price[name], mean_of([factor * value for value in row.values])[:3])
+            (row.name, price[name], _mean(answer, row.values)[:3])
             for row, price in zip(answer.rows, prices, strict=True)
             if price[name]
         ]
@@ -281,7 +287,7 @@ def _costs(answer: Answer) -> list[Html]:
     others = [title for title in table_of(answer)[0] if title not in ("", *COSTS)]
     columns, body = _without(answer, *others)
     costs = [table(columns, body, marked=[0])] if len(columns) > 1 else []
-    return [section("Against its cost", *costs, element("div", *pictures, class_="plots"))] if pictures else []
+    return [section("Against its cost", element("div", *pictures, class_="plots"), *costs)] if pictures else []
 
 
 def _curves(answer: Answer) -> list[Html]:

@@ -30,7 +30,7 @@ def sweep_sections(answer: Answer, gathered: Gathered) -> list[Html]:
             if value is not None:
                 trials.append((_settings(entry, group.settings), factor * value, entry))
     keys = list(dict.fromkeys(key for settings, _, _ in trials for key in settings))
-    keys = [key for key in keys if len({repr(settings.get(key)) for settings, _, _ in trials}) > 1]
+    keys = [key for key in keys if len({repr(settings[key]) for settings, _, _ in trials if key in settings}) > 1]
     if not keys:
         return []
     weights = importances([(settings, value) for settings, value, _ in trials])
