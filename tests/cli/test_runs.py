@@ -72,8 +72,8 @@ def test_a_run_leaves_a_line_on_how_it_ended(trained):
     assert line["config"] == json.loads((workdir / "config.json").read_text())["config"]
     tested = next(r for r in records(workdir) if r["kind"] == "evaluate" and r["split"] == "test")
     assert line["metrics"]["test"] == tested["metrics"] and set(line["metrics"]) == {"test", "validation"}
-    # The products of 128 tokens (8 texts of 16) with each kernel of the two blocks, there and twice back; in so narrow a
-    # model what is done element by element is several times as much.
+    # The products of 128 tokens (8 texts of 16) with each kernel of the two blocks, there and twice back; in so narrow
+    # a model what is done element by element is several times as much.
     products = 6 * 128 * 2 * (4 * 16 * 16 + 2 * 16 * 24)
     assert products < line["step_flops"] < 10 * products
     assert line["live_parameters"] == json.loads((workdir / "inspect.json").read_text())["total"]["live_at_end"]

@@ -121,6 +121,14 @@ def test_a_licence_that_nobody_knows_is_called_so(parts):
     assert "the run started from random weights" in path.read_text()
 
 
+def test_a_card_tells_nothing_of_the_machine(parts):
+    data = {name: {"source": "csv:/data/of/mine/reviews.csv"} for name in ("train", "test")}
+    model, train = {"source": "/data/of/mine/bert"}, {"steps": 8, "wandb": "secret", "cache": "/data/of/mine/cache"}
+    text = (parts[0] / "README.md").read_text() if card_of(parts, data=data, model=model, train=train) else ""
+    assert "`csv:reviews.csv`" in text and "- Source: `bert`" in text
+    assert "of/mine" not in text and "secret" not in text
+
+
 def test_a_run_without_records_has_a_card_too(parts):
     run = parts[1]
     for name in ("metrics.jsonl", "records.jsonl", "inspect.json"):

@@ -37,6 +37,10 @@ LICENCES = {
 """How the text of a licence begins → its name on the hub."""
 
 
+OWN = ("cache", "wandb")
+"""Keys of `config.train` that say where something lies, and nothing of the model."""
+
+
 class Licence(NamedTuple):
     """`name` on the hub, "other" or "unknown" among them, and `where` it was found, in words."""
 
@@ -152,7 +156,7 @@ def _task(folder: Path, run: Run) -> str | None:
 def _introduction(run: Run, origin: str) -> str:
     task, model = run.config.get("task") or {}, run.config.get("model") or {}
     strategy = " + ".join(run.config.get("strategy") or {}) or "fine_tune"
-    source = model.get("source") or f"a {model.get('family')} from random weights"
+    source = _public(model["source"]) if model.get("source") else f"a {model.get('family')} from random weights"
     outcome = run.outcome
     commit = f", commit {outcome['commit']}" if outcome.get("commit") else ""
     by = f" by tljax {outcome['version']}{commit}" if outcome.get("version") else " by tljax"
@@ -162,7 +166,7 @@ def _introduction(run: Run, origin: str) -> str:
 
 def _base(run: Run, licence: Licence) -> str:
     model = run.config.get("model") or {}
-    source = model.get("source") or "none: the weights were random"
+    source = _public(model["source"]) if model.get("source") else "none: the weights were random"
     sha256 = f"\n- sha256 of its weights: `{model['sha256']}`" if model.get("sha256") else ""
     plain = {
         "unknown": f"Licence: **unknown** ({licence.where}). Find out before you pass this model on.",
@@ -180,9 +184,9 @@ def _data_names(run: Run) -> dict[str, str]:
 
 def _data(run: Run) -> str:
     rows = [
-        [name, f"`{entry.get('source')}`", _settings({k: v for k, v in entry.items() if k not in ("source",)})]
+        [name, f"`{_public(str(entry['source']))}`", _settings({k: v for k, v in entry.items() if k != "source"})]
         for name, entry in (run.config.get("data") or {}).items()
-        if isinstance(entry, Mapping)
+        if isinstance(entry, Mapping) and entry.get("source")
     ]
     return markdown(["entry", "source", "what of it"], rows).rstrip() if rows else "The config names no data."
 
@@ -192,7 +196,7 @@ def _training(run: Run) -> str:
     lines = [f"- Strategy: {_settings(config.get('strategy') or {'fine_tune': {}})}"]
     for section in ("method", "optim", "train"):
         if config.get(section):
-            lines.append(f"- {section}: {_settings(config[section])}")
+            lines.append(f"- {section}: {_settings({k: v for k, v in config[section].items() if k not in OWN})}")
     lines.append(f"- seed: {config.get('seed')}")
     if outcome.get("step"):
         lines.append(f"- {outcome['step']:,} steps in {outcome['seconds']:.0f} s")
@@ -237,6 +241,12 @@ def _bounds(name: str, value: float, tables: Mapping[str, Any]) -> tuple[float, 
     if name in ("macro_f1", "matthews"):
         return *bootstrap_of_counts(counts, name), f"{said(name)} by a bootstrap"
     return 0.0, 0.0, ""
+
+
+def _public(source: str) -> str:
+    """A source without the folders of the machine: "csv:/data/mine/train.csv" → "csv:train.csv"."""
+    kind, colon, path = source.rpartition(":")
+    return f"{kind}{colon}{Path(path).name}" if path.startswith(("/", "~", ".")) and "://" not in source else source
 
 
 def _settings(section: Mapping[str, Any]) -> str:
