@@ -1,5 +1,6 @@
 """Which of several candidates is best, at which cost, and whether the difference is real."""
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -252,17 +253,22 @@ def _examples(best: Row, row: Row, pairs: Any, question: Question) -> Test | Non
     chosen = [[side.entries[i] for i in of] for side, of in zip((best, row), pairs, strict=True)]
     sides = [[_rights(evaluation(entry, question.split, question)) for entry in side] for side in chosen]
     lengths = {len(right) for side in sides for right in side}
-    data = {repr((e.run.config.get("data") or {}).get(question.split)) for side in chosen for e in side}
+    entries = ((e.run.config.get("data") or {}).get(question.split) for side in chosen for e in side)
+    data = {json.dumps(entry, sort_keys=True) for entry in entries}
     return over_examples(*sides) if len(lengths) == 1 and lengths != {0} and len(data) == 1 else None
 
 
 def _rights(record: Mapping[str, Any]) -> list[int]:
-    """Which examples of an evaluation were right, 1 or 0 each; [] where it does not say."""
+    """Which examples of an evaluation were right, 1 or 0 each; [] where it does not say.
+
+    A probe of several draws records the answers of the first and the mean of all: those are not its answers.
+    """
     kept = (record.get("tables") or {}).get("right")
-    if not kept:
+    if not kept or not kept["count"]:
         return []
-    bits = f"{int(kept['bits'] or '0', 16):b}".zfill(4 * len(kept["bits"]))
-    return [int(bit) for bit in bits[: kept["count"]]]
+    bits = f"{int(kept['bits'], 16):b}".zfill(4 * len(kept["bits"]))
+    right = [int(bit) for bit in bits[: kept["count"]]]
+    return right if math.isclose(sum(right) / len(right), record["metrics"].get("accuracy", -1.0)) else []
 
 
 def _verdict(over: Test | None, examples: Test | None, p: tuple[float, float]) -> tuple[str, str]:

@@ -286,6 +286,13 @@ def _timing(run: Run) -> list[Html]:
         batch = (run.config.get("train") or {}).get("batch_size")
         if batch:
             pairs.append(("examples a second, median", f"{median * batch:.3g}"))
+    outcome = run.outcome
+    if outcome.get("step_flops"):
+        pairs.append(("GFLOP a step, as compiled", f"{outcome['step_flops'] / 1e9:.3g}"))
+    if outcome.get("peak_memory"):
+        pairs.append(("peak memory of the process", size_of(outcome["peak_memory"])))
+    if outcome.get("commit"):
+        pairs.append(("commit", outcome["commit"]))
     devices = run.about.get("devices") or {}
     pairs += [(f"device {name}", str(value)) for name, value in devices.items()]
     pairs += [(f"version of {name}", value) for name, value in (run.about.get("versions") or {}).items()]
