@@ -71,7 +71,7 @@ def calibration_bins(right: np.ndarray, confidence: np.ndarray, *, bins: int = 1
       a row for each bin that is not empty: `bin` (its number), `count`, and the means `confidence` and `accuracy`.
     """
     confidence = np.asarray(confidence, np.float64)
-    number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    number = np.clip(np.ceil(np.nan_to_num(confidence) * bins).astype(int) - 1, 0, bins - 1)
     return [
         {
             "bin": int(i),

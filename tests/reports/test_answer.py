@@ -29,6 +29,7 @@ def test_the_sweep_is_answered(study):
         "seconds": 20.0,
         "live_parameters": 5000,
         "step_flops": 3e9,
+        "run_flops": 24e9,
         "peak_memory": 2_000_000_000,
     }
     assert found.unread == []

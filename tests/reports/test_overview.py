@@ -37,7 +37,7 @@ def test_the_page_leads_with_the_answer_and_its_cost(tmp_path, study):
         assert part in text
     markup = path.read_text(encoding="utf8")
     assert "<nan>" not in markup and "<script" not in markup
-    assert markup.count("<svg") == 2 + 1 + 3 + 1 + 1 + 1, "costs, curves, slices, importance, confusion, calibration"
+    assert markup.count("<svg") == 3 + 1 + 3 + 1 + 1 + 1, "costs, curves, slices, importance, confusion, calibration"
     assert write_overview(tmp_path / "again", found, gathered).read_bytes() == path.read_bytes()
 
 

@@ -21,6 +21,10 @@ SELECTIONS = {
 """Name of a rule → what it chooses."""
 
 
+COSTS = ("seconds", "live_parameters", "step_flops", "run_flops", "peak_memory")
+"""What a run costs; FLOPs of a run are those of a step times its steps."""
+
+
 class Question(NamedTuple):
     """What is asked of the runs.
 
@@ -159,9 +163,9 @@ def compare(rows: Sequence[Row], question: Question) -> list[Comparison]:
 
 
 def cost(row: Row) -> dict[str, float | None]:
-    """What a run of the row costs: medians of `seconds`, `live_parameters`, `step_flops` and `peak_memory`."""
+    """What a run of the row costs: medians of what `COSTS` names; None where no run tells."""
     found: dict[str, float | None] = {}
-    for name in ("seconds", "live_parameters", "step_flops", "peak_memory"):
+    for name in COSTS:
         values = [value for entry in row.entries if (value := _cost(entry, name)) is not None]
         found[name] = statistics.median(values) if values else None
     return found
@@ -169,7 +173,11 @@ def cost(row: Row) -> dict[str, float | None]:
 
 def _cost(entry: Entry, name: str) -> float | None:
     """Of records.jsonl, and of what older runs left where they have none. A run may have ended several times."""
-    known = [value for line in entry.run.outcomes if (value := line.get(name)) is not None]
+    lines = entry.run.outcomes
+    if name == "run_flops":
+        known = [line["step_flops"] * line["step"] for line in lines if line.get("step_flops")]
+    else:
+        known = [value for line in lines if (value := line.get(name)) is not None]
     if known:
         return max(known) if name == "peak_memory" else known[-1]
     ends = entry.run.of("end")

@@ -276,7 +276,8 @@ def _costs(answer: Answer) -> list[Html]:
     _, unit, _ = scale_of(question.metric)
     label = f"{said(question.metric)} on {question.split}{unit}"
     pictures = []
-    for name, what, log in (("seconds", "seconds a run", False), ("live_parameters", "live parameters", True)):
+    kinds = (("seconds", "seconds a run", False), ("live_parameters", "live parameters", True))
+    for name, what, log in (*kinds, ("run_flops", "FLOP a run", True)):
         points = [
             (row.name, price[name], _mean(answer, row.values)[:3])
             for row, price in zip(answer.rows, prices, strict=True)
