@@ -294,7 +294,8 @@ def _verdict(over: Test | None, examples: Test | None, p: tuple[float, float]) -
         )
     lacking = f"{seeds} cannot decide whether another seed would agree"
     if examples is not None and p[1] < LEVEL:
-        return "these runs only", f"these runs differ on more than the choice of examples, but {lacking}."
+        near = "" if math.isnan(p[0]) else f" (p {p[0]:.2g})"
+        return "these runs only", f"with these runs other examples would agree, but {lacking}{near}."
     if n < 2:
         return "unknown", f"{lacking}."
     neither = "" if examples is None else f", and neither can {examples.n:,} examples"
