@@ -16,12 +16,13 @@ def run(arguments: Arguments) -> int:
 
     Whatever strategy the config names, a probe trains the head alone.
     """
-    started = time.monotonic(), time.process_time()
+    started = time.monotonic()
     config = {**need_config(arguments), "strategy": {"linear_probe": {}}}
     from tljax.assembly.experiment import build
     from tljax.assembly.running import run_probe
     from tljax.train.display import Display
 
+    processor = time.process_time()
     experiment = build(config, data_dir=arguments.data_dir)
     if "train" not in experiment.sources:
         raise UserError("config.data has no `train`, so there is nothing to fit the probe on.")
@@ -31,7 +32,8 @@ def run(arguments: Arguments) -> int:
     metrics = {split: _mean([draw["metrics"][split] for draw in draws]) for split in splits}
     display = Display()
     if arguments.workdir is not None:
-        report = _record(arguments.workdir, experiment, draws, metrics, started)
+        seconds = {"seconds": time.monotonic() - started, "processor_seconds": time.process_time() - processor}
+        report = _record(arguments.workdir, experiment, draws, metrics, seconds)
         display.say(f"report: {report}")
     main, last = experiment.task.main[0], splits[-1]
     if len(draws) > 1:
@@ -48,8 +50,8 @@ def _mean(numbers: list[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.fmean(n[name] for n in numbers) for name in numbers[0]}
 
 
-def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, started: tuple) -> Path:
-    """Config, records, weights and report of a probe that `started` then (clock, processor), as of any run."""
+def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, seconds: dict[str, float]) -> Path:
+    """Config, records, weights and report of a probe that took so many `seconds`, as of any run."""
     from tljax.assembly.facts import digests
     from tljax.assembly.training import save_probe, summary
     from tljax.reports.run import write_run_report
@@ -58,10 +60,10 @@ def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, started
 
     found, stages = digests(experiment), summary(experiment)
     claim(workdir, experiment.config, found, stages)
-    seconds, processor = round(time.monotonic() - started[0], 3), round(time.process_time() - started[1], 3)
-    known = {"seconds": seconds, "processor_seconds": processor, "live_parameters": stages["total"]["live_at_end"]}
+    known = {name: round(value, 3) for name, value in seconds.items()}
+    known["live_parameters"] = stages["total"]["live_at_end"]
     with recorded(workdir, experiment.config, found, **known) as line:
-        _keep(workdir, draws, metrics, seconds)
+        _keep(workdir, draws, metrics, line["seconds"])
         save_probe(experiment, draws[0]["weights"], workdir)
         line.update(state="done", metrics=metrics)
     return write_run_report(workdir)

@@ -35,8 +35,8 @@ HOW = (
     "The best candidate is compared with each other one, paired. Over the seeds that both have: would it be so with "
     "another seed? By Wilcoxon's signed ranks where there are enough pairs for them to reach 5 %, else by Student's t. "
     "Over the examples, where runs recorded which they had right: would it be so with other examples? By a paired "
-    "bootstrap of the mean over seeds. p-values are corrected by Holm's method for the number of comparisons, intervals "
-    "are not. A difference is called real where each test that could be made finds less than 5 %.",
+    "bootstrap of the mean over seeds. p-values are corrected by Holm's method for the number of comparisons, and "
+    "intervals are not. A difference is called real where each test that could be made finds less than 5 %.",
 )
 
 

@@ -143,10 +143,10 @@ def replay(job: Job, workdir: Path, *, display: Display) -> str:
     workdir = Path(workdir)
     step = divergence.last_kept(workdir)
     with _opened(job, workdir, display, ()) as run:
-        run.line.clear()  # no run of its own
         state, start, _ = _restored(run, ())
         if start >= step:
             raise UserError(f"The checkpoints in {workdir} are of step {start}, and step {step} is to be replayed.")
+        run.line.clear()  # no run of its own
         batches = job.batches(start)
         for done in range(start, step - 1):
             state, _ = job.step(job.before(done, state), next(batches))
