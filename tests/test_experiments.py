@@ -1,21 +1,34 @@
 """The studies: what a README shows is what the committed records say."""
 
-import importlib
 import json
-from pathlib import Path
+import shutil
 
 import pytest
 
-from experiments import study
-
-FOLDERS = sorted(path.parent for path in Path(study.__file__).parent.glob("*/records.json"))
+from experiments import check, study
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_the_table_is_made_from_the_records(folder):
-    found = importlib.import_module(f"experiments.{folder.name}.run").STUDY
-    records = study.read(found)
-    assert records and study.table_in(folder / "README.md") == study.measured(found, records)
+@pytest.mark.parametrize("folder", check.folders(), ids=lambda folder: folder.name)
+def test_a_study_keeps_what_its_readme_promises(folder):
+    assert check.faults(folder) == []
+
+
+def test_a_readme_that_does_not_follow_from_its_records_is_found(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "wnut_ner"
+    shutil.copytree(study.HERE / "wnut_ner", folder)
+    monkeypatch.setattr(study, "HERE", tmp_path)
+    assert check.main([]) == 0
+    readme = folder / "README.md"
+    text = readme.read_text()
+    table = study.table_in(readme)
+    readme.write_text(text.replace(table, table.replace("41.2", "43.2")).replace("Cost:", "It took"))
+    assert check.main(["wnut_ner"]) == 1
+    said = capsys.readouterr().out
+    assert "wnut_ner: the README does not tell its cost." in said and "is not that of records.json" in said
+    assert "experiments.wnut_ner.run --table" in said
+    (folder / "records.json").unlink()
+    assert check.faults(folder)[-1] == "it has no records.json."
+    assert check.main(["nothing"]) == 1
 
 
 def test_a_table_has_means_and_deviations(tmp_path):

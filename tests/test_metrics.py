@@ -85,3 +85,26 @@ def test_the_correlation_with_a_constant_is_zero(scores):
 def test_scores_that_are_not_finite_show_as_such():
     found = metrics.regression(np.arange(3.0), np.array([0.0, np.nan, 1.0]))
     assert all(np.isnan(value) for value in found.values())
+
+
+def test_bins_give_the_calibration_error_of_its_definition():
+    generator = np.random.default_rng(4)
+    confidence = np.concatenate([generator.uniform(0.2, 1.0, 500), [1.0, 1 / 15, 0.0]])
+    right = generator.random(503) < confidence**2
+    bins = metrics.calibration_bins(right, confidence)
+    assert sum(row["count"] for row in bins) == 503 and all(0 <= row["bin"] < 15 for row in bins)
+    expected = 0.0
+    for low in np.arange(15) / 15:  # (low, low + 1/15]; the first one holds 0 too
+        mine = (confidence > low) & (confidence <= low + 1 / 15 + 1e-12) | (low == 0) & (confidence == 0)
+        if mine.any():
+            expected += mine.mean() * abs(right[mine].mean() - confidence[mine].mean())
+    found = sum(row["count"] / 503 * abs(row["accuracy"] - row["confidence"]) for row in bins)
+    assert found == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 500])
+def test_packed_answers_can_be_read_again(count):
+    right = np.random.default_rng(count).random(count) < 0.3
+    kept = metrics.packed(right)
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(kept["bits"]), np.uint8))
+    assert kept["count"] == count and np.array_equal(bits[:count].astype(bool), right)

@@ -27,7 +27,8 @@ def classification(
     Returns:
       `accuracy`; `macro_f1`, the mean of F1 over the classes that occur in `labels` or `predicted`; `matthews`, the
       correlation coefficient, 0 where it is 0/0 (Gorodkin 2004); with probabilities, `log_loss` in nats. Tables:
-      `per_class` (rows of class, precision, recall, f1, count), `confusion` (rows are true classes) and `classes`.
+      `per_class` (rows of class, precision, recall, f1, count), `confusion` (rows are true classes), `classes`,
+      `right` (see `packed`), and with probabilities `calibration` (see `calibration_bins`).
     """
     from sklearn import metrics
 
@@ -48,12 +49,44 @@ def classification(
     if probabilities is not None:
         chosen = np.asarray(probabilities, np.float64)[np.arange(len(labels)), labels]
         result["log_loss"] = float(-np.mean(np.log(np.maximum(chosen, np.finfo(np.float32).tiny))))
+        result["calibration"] = calibration_bins(labels == predicted, np.max(probabilities, axis=1))
     return {
         **result,
+        "right": packed(labels == predicted),
         "per_class": _per_class(classes, precision, recall, f1, count),
         "confusion": confusion.tolist(),
         "classes": list(classes),
     }
+
+
+def calibration_bins(right: np.ndarray, confidence: np.ndarray, *, bins: int = 15) -> list[dict[str, float]]:
+    """What the expected calibration error and a reliability diagram are made of (Guo et al. 2017, arXiv 1706.04599).
+
+    Args:
+      right: (B,), whether the predicted class is the true one.
+      confidence: (B,), the probability of the predicted class.
+      bins: of equal width, from 0 to 1.
+
+    Returns:
+      a row for each bin that is not empty: `bin` (its number), `count`, and the means `confidence` and `accuracy`.
+    """
+    confidence = np.asarray(confidence, np.float64)
+    number = np.clip(np.ceil(np.nan_to_num(confidence) * bins).astype(int) - 1, 0, bins - 1)
+    return [
+        {
+            "bin": int(i),
+            "count": int(np.sum(number == i)),
+            "confidence": round(float(confidence[number == i].mean()), 6),
+            "accuracy": round(float(np.mean(right[number == i])), 6),
+        }
+        for i in np.unique(number)
+    ]
+
+
+def packed(right: np.ndarray) -> dict[str, Any]:
+    """(B,) booleans as {"count": B, "bits": hexadecimal digits, the first example first}: a quarter of a byte each."""
+    bits = np.packbits(np.asarray(right, bool))
+    return {"count": len(right), "bits": bits.tobytes().hex()}
 
 
 def multi_label(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:

@@ -162,6 +162,15 @@ def test_no_step_is_compiled_twice(config):
         for _ in range(3):
             state, _ = job.step(state, next(batches))
     assert int(state.step) == 4
+    compiled = []
+    listener = lambda name, *rest, **more: compiled.append("compile" in name)  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    with jax.no_tracing():
+        found = job.flops()
+    assert found > 0 and not any(compiled), "its FLOPs are those of the compiled one"
+    jax.jit(lambda x: 3 * x)(1.0)
+    jax.monitoring.unregister_event_duration_listener(listener)
+    assert any(compiled), "the listener hears of programs that are"
 
 
 @pytest.mark.parametrize(

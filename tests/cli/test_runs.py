@@ -65,6 +65,21 @@ def test_a_run_learns_and_leaves_its_records(trained):
     assert list((workdir / "tensorboard").iterdir())
 
 
+def test_a_run_leaves_a_line_on_how_it_ended(trained):
+    _, workdir = trained
+    line = json.loads((workdir / "records.jsonl").read_text().splitlines()[0])
+    assert (line["state"], line["step"], line["steps"], line["error"]) == ("done", 12, 12, None)
+    assert line["config"] == json.loads((workdir / "config.json").read_text())["config"]
+    tested = next(r for r in records(workdir) if r["kind"] == "evaluate" and r["split"] == "test")
+    assert line["metrics"]["test"] == tested["metrics"] and set(line["metrics"]) == {"test", "validation"}
+    # The products of 128 tokens (8 texts of 16) with each kernel of the two blocks, there and twice back; in so narrow
+    # a model what is done element by element is several times as much.
+    products = 6 * 128 * 2 * (4 * 16 * 16 + 2 * 16 * 24)
+    assert products < line["step_flops"] < 10 * products
+    assert line["live_parameters"] == json.loads((workdir / "inspect.json").read_text())["total"]["live_at_end"]
+    assert line["best_step"] in (4, 8, 12) and line["versions"]["jax"] and line["digests"]["live"]
+
+
 def test_the_same_command_again_changes_nothing(trained):
     config, workdir = trained
     before = numbers(workdir)
@@ -101,6 +116,19 @@ def test_evaluate_repeats_the_numbers_of_the_run(trained, capsys):
     assert main(["evaluate", f"--workdir={workdir}"]) == 0
     again = [r for r in records(workdir) if r["kind"] == "evaluate" and r["split"] == "test"][-1]
     assert again["metrics"] == in_run["metrics"]
+
+
+def test_kept_features_are_shown_as_a_map(trained, capsys):
+    _, workdir = trained
+    assert main(["evaluate", f"--workdir={workdir}", "--features=12"]) == 0
+    with np.load(workdir / "features" / "test.npz") as kept:
+        assert kept["features"].shape == (12, 16) and kept["labels"].shape == (12,)
+        assert sorted(kept["classes"].tolist()) == ["glad", "sad"]
+    assert main(["report", f"--workdir={workdir}"]) == 0
+    assert "Features of test" in (workdir / "report.html").read_text()
+    assert main(["report", str(workdir), f"--output={workdir / 'page'}"]) == 0
+    assert "fine_tune is best by validation" in capsys.readouterr().out
+    assert main(["evaluate", f"--workdir={workdir}", "--features=1"]) == 2
 
 
 def test_predict_reads_text_files_and_folders(trained, tmp_path, capsys):
@@ -148,16 +176,23 @@ def test_probe_fits_saves_and_predicts(parts, capsys):
     workdir = folder / "probe"
     assert main(["probe", f"--config={config}", f"--workdir={workdir}", "--config.task.normalize=True"]) == 0
     measured = [r for r in records(workdir) if r["kind"] == "evaluate" and r["split"] == "test"][-1]
+    (line,) = map(json.loads, (workdir / "records.jsonl").read_text().splitlines())
+    assert (line["state"], line["metrics"]["test"]) == ("done", measured["metrics"])
+    assert 0 < line["seconds"] < 300 and line["processor_seconds"] > 0 and line["live_parameters"] == 34
     assert main(["evaluate", f"--workdir={workdir}"]) == 0
     again = [r for r in records(workdir) if r["kind"] == "evaluate" and r["split"] == "test"][-1]
     assert again["metrics"]["accuracy"] == measured["metrics"]["accuracy"]
 
 
 def test_export_loads_strictly_in_sentence_transformers(trained, capsys):
+    from huggingface_hub import ModelCard
     from sentence_transformers import SentenceTransformer
 
     _, workdir = trained
     assert main(["export", f"--workdir={workdir}"]) == 0
+    card = ModelCard.load(workdir / "export" / "README.md")
+    assert card.data.library_name == "sentence-transformers" and card.data.license == "unknown"
+    assert {result.dataset_split for result in card.data.eval_results} == {"test"}
     logits = SentenceTransformer(str(workdir / "export"), device="cpu").encode(["red warm", "green cold"])
     capsys.readouterr()
     assert main(["predict", f"--workdir={workdir}", "--text=red warm", "--text=green cold"]) == 0
@@ -219,6 +254,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_checkpoints_intact(par
     code = main(["train", f"--config={config}", f"--workdir={workdir}", *changes, "--config.optim.warmup=0.0"])
     assert code == 3
     assert "at step" in capsys.readouterr().err
+    (line,) = (workdir / "records.jsonl").read_text().splitlines()
+    line = json.loads(line)
+    assert line["state"] == "failed" and "at step" in line["error"] and line["metrics"] == {}
 
 
 def test_nothing_to_evaluate_is_said(parts, capsys):

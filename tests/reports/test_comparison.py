@@ -2,15 +2,12 @@
 
 import math
 
-import numpy as np
 import pytest
 from rich.console import Console
-from scipy import stats
 
 from tljax.base.errors import UserError
 from tljax.reports.comparison import (
     comparison_table,
-    difference,
     markdown_table,
     ranked,
     spread_of,
@@ -28,30 +25,6 @@ ROWS = [
     {"name": "linear probe", "values": [0.834, 0.842, 0.781], "seconds": 4.0, "live_parameters": 3080},
     {"name": "TF-IDF", "values": [0.86, 0.79, 0.70]},
 ]
-
-
-def test_the_paired_interval_is_that_of_scipy():
-    a, b = ROWS[1]["values"], ROWS[0]["values"]
-    gap, oracle = difference(a, b), stats.ttest_rel(a, b).confidence_interval(0.95)
-    np.testing.assert_allclose([gap.low, gap.high], [oracle.low, oracle.high], rtol=1e-9)
-    assert gap.spread == pytest.approx(np.std(np.subtract(a, b), ddof=1))
-
-
-def test_the_unpaired_interval_is_welchs():
-    a, b = [0.8, 0.9, 0.85, 0.7], [0.5, 0.6, 0.66]
-    gap, oracle = difference(a, b), stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-    np.testing.assert_allclose([gap.low, gap.high], [oracle.low, oracle.high], rtol=1e-9)
-
-
-@pytest.mark.parametrize("values", [([1.0, 1.0], [0.5, 0.5]), ([1.0, 1.0, 1.0], [0.5, 0.5])])
-def test_rows_without_any_spread_are_certain(values):
-    gap = difference(*values)
-    assert (gap.low, gap.high, gap.clear) == (0.5, 0.5, True)
-
-
-def test_a_single_run_has_no_interval():
-    gap = difference([1.0], [0.5, 0.6])
-    assert math.isnan(gap.low) and not gap.clear
 
 
 def test_the_sentence_separates_what_is_clear_from_what_is_not():

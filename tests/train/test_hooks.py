@@ -12,6 +12,7 @@ from tljax.base.errors import RunError, UserError
 from tljax.train import hooks
 from tljax.train.loop import Hook, run_loop
 from tljax.train.records import Records
+from tljax.train.scalars import open_scalars
 from tljax.train.stopping import stop_on_signals
 
 
@@ -113,7 +114,7 @@ def _log(records, shown):
         every=2,
         schedule=lambda step: 0.1 * step,
         show=lambda step, loss, rate: shown.append((step, loss)),
-        folder=records.path.parent / "tensorboard",
+        scalars=open_scalars(records.path.parent, config={}, start=0, project=None),
     )
 
 

@@ -1,6 +1,7 @@
 """What a step would cost if everything trained, from shapes alone: nothing is computed, nothing compiled."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from tljax import optim
+from tljax.assembly.counting import flops
 from tljax.assembly.experiment import Experiment, used_paths
+from tljax.assembly.phases import Phase
 from tljax.base.paths import flatten, unflatten
 from tljax.base.tables import call
 from tljax.models.forward import init_variables
@@ -46,6 +49,42 @@ def full_step(experiment: Experiment, batches: Mapping[str, Any], key: jax.Array
 
     step = make_step(method, optimizer, compute_dtype=dtype, accumulate=settings.accumulate)
     return jax.jit(step).lower(jax.eval_shape(first, masters), frozen, batches, key)
+
+
+def shapes_key(batches: Any) -> tuple[Any, tuple]:
+    """What tells compiled steps apart: the structure of their batches, and shapes, dtypes and shardings."""
+    leaves, structure = jax.tree.flatten(batches)
+    return structure, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves)
+
+
+def step_flops(phases: Sequence[Phase], taken: Counter, key: jax.Array, *, scan: bool) -> float | None:
+    """FLOPs of a step on all devices, in the mean of those that were taken; their programs are compiled already.
+
+    XLA counts them, for one device; under a scan, whose body it sees once, they are counted in the traced step.
+
+    Args:
+      phases: of the run.
+      taken: (start of the phase, `shapes_key` of the batches) → number of steps.
+      key: of the run.
+      scan: whether stages run under a scan.
+
+    Returns:
+      None where no step was taken, or XLA does not count.
+    """
+    total = 0.0
+    for (start, (structure, leaves)), count in taken.items():
+        phase = next(phase for phase in phases if phase.start == start)
+        arguments = (phase.shapes, phase.frozen, structure.unflatten(leaves), key)
+        if scan:
+            found = flops(phase.step.trace(*arguments).jaxpr)
+        else:
+            # What was called with these shapes is neither traced nor compiled again.
+            found = (phase.step.lower(*arguments).compile().cost_analysis() or {}).get("flops")
+            if found is None:
+                return None
+            found *= key.sharding.num_devices
+        total += count * found
+    return total / taken.total() if taken else None
 
 
 def one_by_one(experiment: Experiment) -> Experiment:

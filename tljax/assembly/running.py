@@ -17,6 +17,7 @@ from tljax.base.processes import parts, place
 from tljax.base.tables import call
 from tljax.base.types import Source, Task
 from tljax.data.streams import eval_stream
+from tljax.data.subsets import subset
 from tljax.models.forward import forward
 from tljax.models.heads import Classifier, Embedding
 from tljax.sharding import batch_sharding, replicated, to_shards
@@ -127,6 +128,35 @@ def predict_records(experiment: Experiment, records: Sequence[Mapping[str, Any]]
         return lines
     shown = [{key: record[key] for key in SHOWN if key in record} for record in records]
     return [{**asked, **line} for asked, line in zip(shown, lines, strict=True)]
+
+
+def features_of(experiment: Experiment, name: str, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """(features (N, D) in float32, labels (N,)) of at most `limit` examples of the data entry `name`, drawn by seed.
+
+    Features are what the head reads of an example, one vector.
+
+    Raises:
+      UserError: the examples have no classes.
+    """
+    task, model = experiment.task_of(name), experiment.model
+    if experiment.sources[name].classes is None:
+        raise UserError(f"--features draws a map of classes, and config.data.{name} has none.")
+
+    @jax.jit
+    def read(variables, batch):
+        outputs, _ = forward(model, variables, task.inputs(batch))
+        return {"feature": task.feature(outputs).astype(jnp.float32)}
+
+    params, batch_stats = placed(experiment)
+    source = subset(experiment.sources[name], limit=limit, seed=experiment.seed)
+    sharding = batch_sharding(experiment.mesh)
+    size = evaluation_size(experiment)
+    batches = eval_stream(source, experiment.processors[name], batch_size=size, shard=parts(sharding))
+    run = partial(read, {"params": params, "batch_stats": batch_stats})
+    found, labels, _ = collect(run, batches, sharding)
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1:
+        raise UserError(f"--features draws a map of classes, and an example of config.data.{name} has several labels.")
+    return found["feature"], labels
 
 
 def run_probe(experiment: Experiment, splits: Sequence[str]) -> list[dict[str, Any]]:

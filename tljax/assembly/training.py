@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.assembly.caching import estimates
-from tljax.assembly.costs import full_step, one_by_one, step_one_by_one
+from tljax.assembly.costs import full_step, one_by_one, shapes_key, step_flops, step_one_by_one
 from tljax.assembly.domains import examiner
 from tljax.assembly.experiment import Experiment, used_paths
 from tljax.assembly.facts import digests, facts_of
@@ -87,8 +88,11 @@ def make_job(experiment: Experiment) -> Job:
     starts = {phase.start: phase for phase in parts.phases[1:]}
     survey = surveyor(experiment, parts)
 
+    taken: Counter = Counter()
+
     def step(state, batches):
         phase = parts.phase_of(state)
+        taken[phase.start, shapes_key(batches)] += 1
         return phase.step(state, phase.frozen, batches, parts.key)
 
     def before(done: int, state: State) -> State:
@@ -128,6 +132,7 @@ def make_job(experiment: Experiment) -> Job:
         shapes=lambda done: phase_at(parts.phases, done).shapes,
         events=events(experiment, parts.phases),
         examine=examiner(last, {**parts.frozen, **parts.phases[-1].frozen}),
+        flops=lambda: step_flops(parts.phases, taken, parts.key, scan=settings.scan),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from tljax.base.errors import UserError
 from tljax.base.tables import suggest
 
-CONFIGS = ("*.json", "*.txt", "*.model")
+CONFIGS = ("*.json", "*.txt", "*.model", "README.md", "LICEN[CS]E*")
 SAFE = ("*.safetensors",)
 OTHERS = ("*.bin", "*.npz", "*.pt", "*.pth", "*.th", "*.cfg", "*.weights")
 """Patterns of the files that a checkpoint is read from; `OTHERS` are fetched where there are no safetensors."""

@@ -251,10 +251,10 @@ def _wait_for(coordinator: str, seconds: int) -> None:
 
 def check_same(command: str) -> None:
     """Refuses processes that were given different commands, which would wait for one another or mix their results."""
-    from tljax.base.processes import gathered, several
-
-    if not several():
+    if not joined():
         return
+    from tljax.base.processes import gathered
+
     different = [process for process, theirs in enumerate(gathered(command)) if theirs != command]
     if different:
         listing = ", ".join(map(str, different))
@@ -263,9 +263,9 @@ def check_same(command: str) -> None:
 
 def wait_for_all() -> None:
     """Returns when all processes are done: none of them leaves while jax is still at work between them."""
-    from tljax.base.processes import gathered, several
+    if joined():
+        from tljax.base.processes import gathered
 
-    if several():
         gathered(None)
 
 

@@ -1,4 +1,4 @@
-"""`export`: the trained model in the format that its checkpoint came in."""
+"""`export`: the trained model in the format that its checkpoint came in, with its model card."""
 
 from pathlib import Path
 
@@ -34,13 +34,23 @@ def run(arguments: Arguments) -> int:
         )
     if alone:
         whole = _save_adapter(model, variables, folder, experiment.config)
+        _write_card(folder, workdir, experiment.config, f"the adapter {origin}")
         display.say(
             f"exported the adapter {origin} to {folder}{'' if whole else ', without the head, which has no class'}"
         )
         return 0
     save_pretrained(model, variables, folder, processor=processor, classes=classes)
+    _write_card(folder, workdir, experiment.config, f"the checkpoint {origin}")
     display.say(f"exported the model {origin} to {folder}")
     return 0
+
+
+def _write_card(folder: Path, workdir: Path, config: dict, origin: str) -> None:
+    from tljax.checkpoints.locate import locate
+    from tljax.reports.card import write_card
+
+    source = (config.get("model") or {}).get("source")
+    write_card(folder, workdir, config, base=locate(source) if source else None, origin=origin)
 
 
 def _save_adapter(model, variables, folder: Path, config: dict) -> bool:

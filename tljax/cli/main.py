@@ -70,12 +70,17 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     """(verb, arguments) of a command line; raises `UserError` for what it does not know."""
     parser = _Parser(usage=USAGE, description="Transfer learning in JAX.", allow_abbrev=False)
     parser.add_argument("verb", nargs="?", default="train", help=", ".join(VERBS))
+    parser.add_argument("folders", nargs="*", type=Path, help="report: folders of runs and of studies")
     parser.add_argument("--config", help="path of a config file; --config.a.b=VALUE sets one value of it")
     parser.add_argument("--workdir", type=Path, help="the run folder")
     parser.add_argument("--data_dir", help="folder of raw data; default: the variable TLJAX_DATA")
     parser.add_argument("--text", action="append", default=[], help="predict: a text; repeat for several")
     parser.add_argument("--input", action="append", default=[], help="predict: a file or folder of inputs; soup: a run")
-    parser.add_argument("--output", help="predict: a jsonl file; export: a folder; inspect: a file")
+    parser.add_argument("--output", help="predict: a jsonl file; export, report: a folder; inspect: a file")
+    parser.add_argument("--features", type=int, help="evaluate: keep the features of so many examples, for a map")
+    parser.add_argument("--metric", help="report: by which runs are compared; default: by which they were chosen")
+    parser.add_argument("--select", default="validation", help="report: validation, last or oracle")
+    parser.add_argument("--by", default="", help="report: what is compared, as strategy,model; the rest is chosen")
     parser.add_argument("--greedy", action="store_true", help="soup: only runs that help on the validation data")
     parser.add_argument("--head", help="export: the one of several tasks whose head is kept")
     parser.add_argument("--adapter", action="store_true", help="export: the adapters alone, as peft writes them")
@@ -86,9 +91,11 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     parser.add_argument("--split", help="evaluate: the entry of config.data; default: test, else validation")
     add_flags(parser)
     overrides, rest = _take_overrides(argv)
-    known, unknown = parser.parse_known_args(rest)
+    known, unknown = parser.parse_known_intermixed_args(rest)
     if known.verb not in VERBS:
         raise UserError(f"There is no verb {known.verb!r}. {suggest(known.verb, VERBS)}")
+    if known.folders and known.verb != "report":
+        raise UserError(f"{known.verb} takes no {str(known.folders[0])!r}; folders are what `report` reads.\n{USAGE}")
     if unknown:
         flags = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
         raise UserError(f"Unknown argument {unknown[0]!r}. {suggest(unknown[0].split('=')[0], flags)}\n{USAGE}")

@@ -22,6 +22,7 @@ def run(arguments: Arguments) -> int:
     from tljax.assembly.running import run_probe
     from tljax.train.display import Display
 
+    processor = time.process_time()
     experiment = build(config, data_dir=arguments.data_dir)
     if "train" not in experiment.sources:
         raise UserError("config.data has no `train`, so there is nothing to fit the probe on.")
@@ -31,7 +32,8 @@ def run(arguments: Arguments) -> int:
     metrics = {split: _mean([draw["metrics"][split] for draw in draws]) for split in splits}
     display = Display()
     if arguments.workdir is not None:
-        report = _record(arguments.workdir, experiment, draws, metrics, time.monotonic() - started)
+        seconds = {"seconds": time.monotonic() - started, "processor_seconds": time.process_time() - processor}
+        report = _record(arguments.workdir, experiment, draws, metrics, seconds)
         display.say(f"report: {report}")
     main, last = experiment.task.main[0], splits[-1]
     if len(draws) > 1:
@@ -48,15 +50,29 @@ def _mean(numbers: list[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.fmean(n[name] for n in numbers) for name in numbers[0]}
 
 
-def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, seconds: float) -> Path:
-    """Config, records, weights and report of a probe, as of any run."""
+def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, seconds: dict[str, float]) -> Path:
+    """Config, records, weights and report of a probe that took so many `seconds`, as of any run."""
     from tljax.assembly.facts import digests
     from tljax.assembly.training import save_probe, summary
     from tljax.reports.run import write_run_report
     from tljax.train.continuing import claim
+    from tljax.train.outcome import recorded
+
+    found, stages = digests(experiment), summary(experiment)
+    claim(workdir, experiment.config, found, stages)
+    known = {name: round(value, 3) for name, value in seconds.items()}
+    known["live_parameters"] = stages["total"]["live_at_end"]
+    with recorded(workdir, experiment.config, found, **known) as line:
+        _keep(workdir, draws, metrics, line["seconds"])
+        save_probe(experiment, draws[0]["weights"], workdir)
+        line.update(state="done", metrics=metrics)
+    return write_run_report(workdir)
+
+
+def _keep(workdir: Path, draws: list[dict], metrics: dict, seconds: float) -> None:
+    """metrics.jsonl of a probe."""
     from tljax.train.records import Records
 
-    claim(workdir, experiment.config, digests(experiment), summary(experiment))
     records = Records(workdir)
     records.truncate(0)
     for number, draw in enumerate(draws):
@@ -65,7 +81,5 @@ def _record(workdir: Path, experiment, draws: list[dict], metrics: dict, seconds
             records.write("probe_grid", step=0, draw=number, name=name, metrics=numbers)
     for split, numbers in metrics.items():
         records.evaluation(0, split, numbers, draws[0]["tables"][split])
-    records.write("end", step=0, seconds=round(seconds, 3))
+    records.write("end", step=0, seconds=seconds)
     records.close()
-    save_probe(experiment, draws[0]["weights"], workdir)
-    return write_run_report(workdir)

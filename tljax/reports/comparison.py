@@ -4,58 +4,13 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tljax.base.errors import UserError, raise_faults
 from tljax.reports import plots
 from tljax.reports.html import element, page, section, table
-
-CONFIDENCE = 0.95
-
-
-class Difference(NamedTuple):
-    """How far one row is ahead of another.
-
-    Attributes:
-      mean: of the first minus mean of the second, positive where the first has the larger values.
-      spread: standard deviation of the paired differences, or of the difference where runs are not paired; NaN where
-        it is unknown.
-      low, high: the ends of the 95 % interval of the mean difference; NaN where it is unknown.
-    """
-
-    mean: float
-    spread: float
-    low: float
-    high: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
-
-
-def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """The mean difference between two rows of values, with Student's 95 % interval.
-
-    Equal numbers of values are taken as pairs (the same seed draws the same data); otherwise the interval is Welch's
-    (1947), without the assumption of equal variances.
-    """
-    from scipy import stats
-
-    mean = statistics.fmean(first) - statistics.fmean(second)
-    if len(first) < 2 or len(second) < 2:
-        return Difference(mean, math.nan, math.nan, math.nan)
-    if len(first) == len(second):
-        spread = statistics.stdev(a - b for a, b in zip(first, second, strict=True))
-        error, freedom = spread / math.sqrt(len(first)), len(first) - 1
-    else:
-        parts = [statistics.variance(values) / len(values) for values in (first, second)]
-        error, spread = math.sqrt(sum(parts)), math.sqrt(statistics.variance(first) + statistics.variance(second))
-        # Welch and Satterthwaite; two rows without any variance are certain whatever the degrees of freedom.
-        below = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True))
-        freedom = sum(parts) ** 2 / below if below else 1.0
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    return Difference(mean, spread, mean - reach, mean + reach)
+from tljax.reports.significance import difference
+from tljax.reports.tables import markdown
 
 
 def ranked(rows: Sequence[Mapping[str, Any]], *, higher_is_better: bool = True) -> list[Mapping[str, Any]]:
@@ -136,8 +91,7 @@ def markdown_table(
 ) -> str:
     """The table in Markdown, the best row first."""
     columns, body = _cells(rows, higher_is_better, percent, metric)
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    return markdown(columns, body)
 
 
 def write_comparison(

@@ -172,6 +172,147 @@ def scatter(targets: Sequence[float], predicted: Sequence[float], *, title: str)
     return _figure(draw, (5.2, 4.4), title)
 
 
+def bands(series: Mapping[str, Mapping[float, Sequence[float]]], *, title: str, scale: float = 1.0) -> Html:
+    """Values against steps, each line the mean over seeds with a band of one standard deviation to either side.
+
+    Args:
+      series: name → step → a value for each seed that was evaluated then.
+      title: above the picture.
+      scale: factor for all values (100 for percentages).
+    """
+
+    def draw(axes: Any) -> None:
+        for (color, mark), (name, steps) in zip(_marks(len(series)), series.items(), strict=True):
+            means = [scale * statistics.fmean(values) for values in steps.values()]
+            spreads = [scale * statistics.stdev(values) if len(values) > 1 else 0.0 for values in steps.values()]
+            ends = ([mean + sign * spread for mean, spread in zip(means, spreads, strict=True)] for sign in (-1, 1))
+            axes.fill_between(list(steps), *ends, color=color, alpha=0.16, linewidth=0)
+            axes.plot(list(steps), means, label=name, color=color, marker=mark, markersize=3.2)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.margins(x=0.02)
+        if len(series) > 1:
+            axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+
+    return _figure(draw, (8.4, 3.4), title)
+
+
+def against_cost(
+    points: Sequence[tuple[str, float, tuple[float, float, float]]], *, cost: str, label: str, log: bool = False
+) -> Html:
+    """Values with their intervals against what they cost.
+
+    Args:
+      points: (name, cost, (mean, low, high)), low and high NaN where they are unknown.
+      cost: what the cost is.
+      label: what the values are.
+      log: the cost on a logarithmic axis.
+    """
+
+    def draw(axes: Any) -> None:
+        for (color, mark), (name, at, (mean, low, high)) in zip(_marks(len(points)), points, strict=True):
+            if math.isfinite(low):
+                axes.plot([at, at], [low, high], color=color, linewidth=1.2, alpha=0.6)
+            axes.plot([at], [mean], mark, color=color, label=name, markersize=6)
+        if log:
+            axes.set_xscale("log")
+        axes.set(xlabel=cost, ylabel=label)
+        axes.set_title(f"{label} against {cost}")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+
+    return _figure(draw, (6.6, 3.2), f"{label} against {cost}")
+
+
+def sliced(points: Mapping[str, Sequence[tuple[Any, float]]], *, key: str, label: str) -> Html:
+    """The value of each run against one setting.
+
+    Args:
+      points: name of what the runs have in common → (setting, value) of each.
+      key: of the setting.
+      label: what the values are.
+    """
+    settings = list(dict.fromkeys(setting for each in points.values() for setting, _ in each))
+    numeric = all(isinstance(setting, (int, float)) and not isinstance(setting, bool) for setting in settings)
+    wide = numeric and min(settings) > 0 and max(settings) / min(settings) >= 10
+
+    def draw(axes: Any) -> None:
+        for (color, mark), (name, pairs) in zip(_marks(len(points)), points.items(), strict=True):
+            places = [setting if numeric else settings.index(setting) for setting, _ in pairs]
+            means = {at: [v for p, (_, v) in zip(places, pairs, strict=True) if p == at] for at in sorted({*places})}
+            axes.plot(places, [value for _, value in pairs], mark, color=color, markersize=3.6, alpha=0.55)
+            line = [statistics.fmean(values) for values in means.values()]
+            # Between names there is nothing that a line could join.
+            axes.plot(list(means), line, "-" if numeric else "_", color=color, linewidth=1.2, markersize=22, label=name)
+        if wide:
+            axes.set_xscale("log")
+        elif numeric and len(settings) <= 6:
+            axes.set_xticks(sorted(settings))
+        if not numeric:
+            named = _shortened([str(setting) for setting in settings])
+            axes.set_xticks(range(len(settings)), named, rotation=0 if len(settings) <= 3 else 40)
+        axes.set(xlabel=key, ylabel=label)
+        axes.set_title(key)
+        if 1 < len(points) <= 8:
+            axes.legend(loc="best")
+
+    return _figure(draw, (5.2, 3.2), f"{label} against {key}")
+
+
+def shares(parts: Mapping[str, float], *, title: str) -> Html:
+    """Shares of a whole as horizontal bars, the largest first."""
+    names = sorted(parts, key=lambda name: -parts[name])
+
+    def draw(axes: Any) -> None:
+        axes.barh(range(len(names)), [parts[name] for name in names], height=0.58, color=_SERIES[0], alpha=0.8)
+        axes.set_yticks(range(len(names)), _shortened(names), color=_INK)
+        axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, 1))
+        axes.set_title(title)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", visible=False)
+
+    return _figure(draw, (5.2, 1.0 + 0.34 * len(names)), title)
+
+
+def reliability(bins: Sequence[Mapping[str, float]], *, title: str) -> Html:
+    """How often predictions are right against how sure they are, a bar a bin; on the diagonal both agree.
+
+    Args:
+      bins: `confidence` and `accuracy`, means over the bin's `count` examples.
+      title: above the picture.
+    """
+    most = max(each["count"] for each in bins)
+
+    def draw(axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle=(0, (3, 3)))
+        for each in bins:
+            # Many examples, much ink: a bin of three says little.
+            weight = 0.25 + 0.7 * each["count"] / most
+            axes.plot([each["confidence"]] * 2, [each["confidence"], each["accuracy"]], color=_SERIES[1], linewidth=2)
+            axes.plot([each["confidence"]], [each["accuracy"]], "o", color=_SERIES[0], markersize=9 * weight**0.5)
+        axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), xlabel="confidence", ylabel="share that is right")
+        axes.set_title(title)
+
+    return _figure(draw, (4.6, 4.2), title)
+
+
+def labelled_map(places: Any, labels: Sequence[int], classes: Sequence[str], *, title: str) -> Html:
+    """Points in the plane, (N, 2), in the colours of their classes."""
+
+    def draw(axes: Any) -> None:
+        for (color, mark), (y, name) in zip(_marks(len(classes)), enumerate(classes), strict=True):
+            mine = [place for place, label in zip(places, labels, strict=True) if label == y]
+            if mine:
+                axes.plot(*zip(*mine, strict=True), mark, color=color, markersize=3.6, alpha=0.7, label=name)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(False)
+        axes.set_title(title)
+        if len(classes) <= 24:
+            axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), ncols=1 + len(classes) // 13)
+
+    return _figure(draw, (8.0, 5.0), title)
+
+
 def _figure(draw: Any, size: tuple[float, float], label: str) -> Html:
     import matplotlib
     from matplotlib.figure import Figure
@@ -194,6 +335,11 @@ def _figure(draw: Any, size: tuple[float, float], label: str) -> Html:
 
 def _cycle(count: int) -> list[str]:
     return [_SERIES[i % len(_SERIES)] for i in range(count)]
+
+
+def _marks(count: int) -> list[tuple[str, str]]:
+    """(colour, marker) of each of several series; pairs do not repeat before 48 of them."""
+    return [(color, "os^DvPX*"[(i // len(_SERIES)) % 8]) for i, color in enumerate(_cycle(count))]
 
 
 def _shortened(names: Sequence[str], most: int = 28) -> list[str]:

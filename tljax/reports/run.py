@@ -1,22 +1,18 @@
 """The report of one run: a page with the result, the curves, what was trained, and how."""
 
-import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tljax.base.files import write_whole
 from tljax.reports import plots
+from tljax.reports.calibration import calibration_section
 from tljax.reports.domains import domain_sections
+from tljax.reports.embedding import embedding_sections
 from tljax.reports.html import Html, bar, cards, element, facts, page, picture, section, table
 from tljax.reports.records import Run, read_run
-
-SHARES = (
-    *("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "precision", "recall", "f1", "exact_match"),
-    *("map", "map_50", "iou", "mean_iou", "mean_f1", "mean_accuracy", "pixel_accuracy", "wer", "cer", "token_accuracy"),
-)
-"""Metrics that are shown in per cent."""
+from tljax.reports.words import duration, number, said, short, show, shown_split, size_of, titled
 
 
 def write_run_report(folder: Path) -> Path:
@@ -33,6 +29,7 @@ def write_run_report(folder: Path) -> Path:
         *_curves(run),
         *domain_sections(run),
         *_confusion(run),
+        *embedding_sections(run.folder),
         *_examples_shown(run),
         *_stages(run),
         *_timing(run),
@@ -67,50 +64,6 @@ def headline(run: Run) -> str:
     return f"{sentence}, with the checkpoint of step {step}, which has the best {by} on validation, {value}."
 
 
-def shown_split(splits: Iterable[str]) -> str:
-    """The split that a report is about: "test" before others, validation only where there is nothing else."""
-    return min(splits, key=lambda name: (name == "validation", name != "test"))
-
-
-def said(metric: str) -> str:
-    """A metric as a person writes it."""
-    words = metric.replace("_", " ")
-    return words[:-3] + " F1" if words.endswith(" f1") else words
-
-
-def show(metric: str, value: float) -> str:
-    """A value as a person writes it: shares in per cent."""
-    return f"{100 * value:.1f} %" if metric in SHARES else number(value)
-
-
-def number(value: Any) -> str:
-    """A number with as many digits as help."""
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4f}" if math.isfinite(value) and 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
-
-
-def size_of(count: float) -> str:
-    """Bytes with a unit."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def _subtitle(run: Run) -> str:
     task, model = run.config.get("task") or {}, run.config.get("model") or {}
     strategy = run.config.get("strategy") or {}
@@ -124,11 +77,6 @@ def _best(run: Run) -> Mapping[str, Any]:
     return (ends[-1].get("best") or {}) if ends else {}
 
 
-def _titled(metric: str) -> str:
-    words = said(metric)
-    return words[:1].upper() + words[1:]
-
-
 def _examples(evaluation: Mapping[str, Any]) -> int:
     return sum(row.get("count", 0) for row in (evaluation.get("tables") or {}).get("per_class", ()))
 
@@ -139,11 +87,11 @@ def _key_numbers(run: Run) -> list[tuple[str, str, str]]:
     for split in sorted(chosen, key=lambda name: name == "validation"):
         record = chosen[split]
         names = list(record["metrics"])[: 2 if split != "validation" else 1]
-        entries += [(show(name, record["metrics"][name]), _titled(name), f"on {split}") for name in names]
+        entries += [(show(name, record["metrics"][name]), titled(name), f"on {split}") for name in names]
     total = run.inspect.get("total", {})
     if total.get("parameters"):
         share = 100 * total["live"] / total["parameters"]
-        entries.append((_short(total["live"]), "live parameters", f"{share:.3g} % of {_short(total['parameters'])}"))
+        entries.append((short(total["live"]), "live parameters", f"{share:.3g} % of {short(total['parameters'])}"))
     trained, ends = run.of("train"), run.of("end")
     if trained:
         entries.append((f"{trained[-1]['step']:,}", "steps", f"last loss {number(trained[-1]['loss'])}"))
@@ -152,13 +100,6 @@ def _key_numbers(run: Run) -> list[tuple[str, str, str]]:
         where = f"on {devices['count']} × {devices.get('kind', '')}" if devices.get("count") else ""
         entries.append((duration(ends[-1]["seconds"]), "wall time", where))
     return entries
-
-
-def _short(count: int) -> str:
-    for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= factor:
-            return f"{count / factor:.3g}{unit}"
-    return str(count)
 
 
 def _results(run: Run) -> list[Html]:
@@ -171,7 +112,7 @@ def _results(run: Run) -> list[Html]:
         for split, record in chosen.items()
     ]
     note = "The checkpoint is chosen on validation data; other splits only measure it."
-    return [section("Results", table(["split", "step", *map(_titled, names)], rows), *_draws(run), note=note)]
+    return [section("Results", table(["split", "step", *map(titled, names)], rows), *_draws(run), note=note)]
 
 
 def _draws(run: Run) -> list[Html]:
@@ -183,7 +124,7 @@ def _draws(run: Run) -> list[Html]:
     rows = [[f"draw {i}", *(_metric(name, draw["metrics"]) for name in names)] for i, draw in enumerate(draws)]
     spread = {name: statistics.stdev(draw["metrics"][name] for draw in draws) for name in names}
     rows.append(["standard deviation", *(_metric(name, spread) for name in names)])
-    return [element("h3", "Draws"), table(["", *map(_titled, names)], rows, marked=[len(draws)])]
+    return [element("h3", "Draws"), table(["", *map(titled, names)], rows, marked=[len(draws)])]
 
 
 def _metric(name: str, metrics: Mapping[str, float]) -> str:
@@ -202,7 +143,7 @@ def _curves(run: Run) -> list[Html]:
     bounded, other = {}, {}
     for name, (steps, values) in metrics.items():
         if "loss" not in name:
-            (bounded if all(-1 <= value <= 1 for value in values) else other)[_titled(name)] = (steps, values)
+            (bounded if all(-1 <= value <= 1 for value in values) else other)[titled(name)] = (steps, values)
     pictures = []
     if trained:
         pictures.append(plots.curves(train, title="Loss", mark=mark))
@@ -240,6 +181,7 @@ def _confusion(run: Run) -> list[Html]:
         parts.append(section(f"Confusion on {split}", picture, *_confused(counts, classes), note=note))
     if tables.get("per_class"):
         parts.append(section(f"Per class on {split}", _per_class(tables["per_class"])))
+    parts += calibration_section(f"Calibration on {split}", tables.get("calibration") or [])
     if tables.get("targets") and tables.get("predicted"):
         picture = plots.scatter(tables["targets"], tables["predicted"], title=f"Predictions on {split}")
         parts.append(section("Predictions", element("div", picture, style="max-width:560px;margin:0 auto")))
@@ -344,6 +286,13 @@ def _timing(run: Run) -> list[Html]:
         batch = (run.config.get("train") or {}).get("batch_size")
         if batch:
             pairs.append(("examples a second, median", f"{median * batch:.3g}"))
+    outcome = run.outcome
+    if outcome.get("step_flops"):
+        pairs.append(("GFLOP a step, as compiled", f"{outcome['step_flops'] / 1e9:.3g}"))
+    if outcome.get("peak_memory"):
+        pairs.append(("peak memory of the process", size_of(outcome["peak_memory"])))
+    if outcome.get("commit"):
+        pairs.append(("commit", outcome["commit"]))
     devices = run.about.get("devices") or {}
     pairs += [(f"device {name}", str(value)) for name, value in devices.items()]
     pairs += [(f"version of {name}", value) for name, value in (run.about.get("versions") or {}).items()]

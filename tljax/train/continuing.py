@@ -16,9 +16,9 @@ from tljax.train.records import plain
 
 CONTINUABLE = (
     *("steps", "epochs", "eval_every", "save_every", "log_every", "patience"),
-    *("keep_last", "keep_every", "keep_best"),
+    *("keep_last", "keep_every", "keep_best", "wandb"),
 )
-"""Keys of `config.train` that change how long or how often, and not what: they may differ without being named."""
+"""Keys of `config.train` that change how long, how often or where it shows, and not what: they may differ unnamed."""
 
 SECTIONS = ("data", "mesh", "method", "model", "optim", "seed", "strategy", "task", "train")
 """What a user may allow to differ, by the section of the config to which it belongs."""
@@ -83,15 +83,18 @@ def claim(
     path, mine = workdir / "config.json", plain(dict(config))
     if path.exists():
         refuse(workdir, config_differences(_read(path), mine), allow)
+    content = {"config": mine, "digests": dict(digests), **versions_and_devices()}
+    write_whole(path, json.dumps(content, indent=2) + "\n")
+    write_whole(workdir / "inspect.json", json.dumps(plain(dict(summary)), indent=2) + "\n")
+
+
+def versions_and_devices() -> dict[str, Any]:
+    """On what a run runs, as JSON values: `versions` of packages, and `devices`."""
     devices = jax.devices()
-    content = {
-        "config": mine,
-        "digests": dict(digests),
+    return {
         "versions": {name: version(name) for name in PACKAGES},
         "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
     }
-    write_whole(path, json.dumps(content, indent=2) + "\n")
-    write_whole(workdir / "inspect.json", json.dumps(plain(dict(summary)), indent=2) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,18 +4,17 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from tljax.base.errors import UserError
-from tljax.base.processes import first
 from tljax.base.tables import suggest
 from tljax.train.divergence import IN_A_ROW, Diverged, finite
 from tljax.train.loop import Hook
 from tljax.train.records import Records
+from tljax.train.scalars import NOWHERE, Scalars
 from tljax.train.state import State
 from tljax.train.stopping import Interrupted, Stop
 
@@ -29,8 +28,7 @@ def log(
     every: int,
     schedule: Callable[[int], Any],
     show: Callable[..., None],
-    folder: Path,
-    start: int = 0,
+    scalars: Scalars,
 ) -> tuple[Hook, Callable[[], None]]:
     """Records the loss every `every` steps; stops the run where a step is not finite, or records that it was skipped.
 
@@ -41,15 +39,11 @@ def log(
       every: steps between records.
       schedule: step → learning rate.
       show: (step, loss, steps per second) → nothing; called for every step.
-      folder: TensorBoard events are written here.
-      start: steps done before; events of later ones, written by a run that was killed, are dropped.
+      scalars: where the run can be watched; closed at its end.
 
     Returns:
-      (hook, function that reads all pending metrics now, and hands to the system what TensorBoard shows).
+      (hook, function that reads all pending metrics now, and hands over what `scalars` was given).
     """
-    from tensorboardX import SummaryWriter
-
-    writer = SummaryWriter(str(folder), purge_step=start + 1, write_to_disk=first())
     pending: list[tuple[int, dict]] = []
     done: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)
 
@@ -68,8 +62,7 @@ def log(
             # The schedule counts updates from 0: step n was made with the rate of n - 1.
             values.update(learning_rate=float(schedule(step - 1)), steps_per_second=rate)
             records.write("train", step=step, **values)
-            for name in ("loss", "learning_rate", "gradient_norm"):
-                writer.add_scalar(f"train/{name}", values[name], step)
+            scalars.write(step, {f"train/{name}": values[name] for name in ("loss", "learning_rate", "gradient_norm")})
 
     def after(step: int, state: State, metrics: dict) -> None:
         read()
@@ -77,9 +70,9 @@ def log(
 
     def settle() -> None:
         read()
-        writer.flush()
+        scalars.flush()
 
-    return Hook(after, lambda step, state: read(), writer.close), settle
+    return Hook(after, lambda step, state: read(), scalars.close), settle
 
 
 def _not_finite(step: int, metrics: Mapping[str, Any], records: Records) -> None:
@@ -146,6 +139,7 @@ def evaluate(
     settle: Callable[[], None],
     stop: Stop,
     due: list[int],
+    scalars: Scalars = NOWHERE,
 ) -> Hook:
     """Evaluates on the validation split every `every` steps and at step `last`; keeps the best; stops when patient.
 
@@ -163,6 +157,7 @@ def evaluate(
       settle: reads all pending metrics, whose records come before those of the evaluation.
       stop: breaks off.
       due: is given the step of an evaluation that was broken off.
+      scalars: where the run can be watched.
     """
 
     def after(step: int, state: State, metrics: dict) -> str | None:
@@ -176,6 +171,7 @@ def evaluate(
             due.append(step)
             return stop.reason
         records.evaluation(step, "validation", numbers, tables)
+        scalars.write(step, {f"validation/{name}": value for name, value in numbers.items()})
         say(f"step {step}: validation {best.metric} {numbers.get(best.metric, math.nan):.4f}")
         if best.update(step, numbers):
             keep(step, state)

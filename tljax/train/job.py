@@ -27,7 +27,9 @@ from tljax.train.continuing import (
 from tljax.train.display import Display
 from tljax.train.lock import owned, seen_by_all
 from tljax.train.loop import run_loop
+from tljax.train.outcome import recorded
 from tljax.train.records import Records
+from tljax.train.scalars import open_scalars
 from tljax.train.settings import Settings
 from tljax.train.state import State
 from tljax.train.stopping import Stop, stop_on_signals
@@ -54,6 +56,7 @@ class Job(NamedTuple):
       facts: what the run trains from, on and with; a restore refuses others.
       summary: what `inspect.json` holds: the table of stages.
       examine: state → the record of kind "domains" at the end of the run; or None.
+      flops: () → FLOPs of a compiled step, in the mean of those taken; None where nobody counts them.
     """
 
     config: dict[str, Any]
@@ -73,6 +76,7 @@ class Job(NamedTuple):
     events: Mapping[int, str] = {}
     before: Callable[[int, State], State] = lambda step, state: state
     examine: Callable[[State], dict[str, Any]] | None = None
+    flops: Callable[[], float | None] = lambda: None
 
 
 class Result(NamedTuple):
@@ -94,7 +98,7 @@ class Result(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A job on its way: what the functions below share."""
+    """A job on its way: what the functions below share. `line` is what records.jsonl will say of it."""
 
     job: Job
     workdir: Path
@@ -102,6 +106,7 @@ class _Run(NamedTuple):
     checkpoints: RunCheckpoints
     best: hooks.Best
     display: Display
+    line: dict[str, Any]
 
 
 def train(job: Job, workdir: Path, *, display: Display, allow: Sequence[str] = ()) -> Result:
@@ -141,6 +146,7 @@ def replay(job: Job, workdir: Path, *, display: Display) -> str:
         state, start, _ = _restored(run, ())
         if start >= step:
             raise UserError(f"The checkpoints in {workdir} are of step {start}, and step {step} is to be replayed.")
+        run.line.clear()  # no run of its own
         batches = job.batches(start)
         for done in range(start, step - 1):
             state, _ = job.step(job.before(done, state), next(batches))
@@ -162,11 +168,13 @@ def _opened(job: Job, workdir: Path, display: Display, allow: Sequence[str]) -> 
             kept = {name: getattr(job.settings, name) for name in ("keep_last", "keep_every", "keep_best")}
             checkpoints = RunCheckpoints(workdir / "checkpoints", **kept, say=display.say)
             best = hooks.Best(*job.main, job.settings.patience)
-            run = _Run(job, workdir, Records(workdir), checkpoints, best, display)
+            records, live = Records(workdir), job.summary.get("total", {}).get("live_at_end", 0)
+            known = {"steps": job.steps, "live_parameters": live}
             try:
-                yield run
+                with recorded(workdir, job.config, job.digests, **known) as line:
+                    yield _Run(job, workdir, records, checkpoints, best, display, line)
             finally:
-                run.records.close()
+                records.close()
                 checkpoints.close()
     except OSError as error:
         if not _belongs(error, workdir):
@@ -194,6 +202,7 @@ def _train(run: _Run, allow: Sequence[str]) -> Result:
         return seconds + time.monotonic() - started
 
     def before(step: int, state: State) -> State:
+        run.line["step"] = step
         if step in job.events:
             run.display.say(f"step {step}: {job.events[step]}")
         return job.before(step, state)
@@ -218,7 +227,10 @@ def _train(run: _Run, allow: Sequence[str]) -> Result:
     finally:
         stop.undo()
         run.checkpoints.wait()
+    run.line["step_flops"] = job.flops()
     if stop.received() is not None:
+        chosen = {"validation": run.best.numbers} if run.best.step is not None else {}
+        run.line.update(step=step, best_step=run.best.step, metrics=chosen, error=reason, seconds=round(elapsed(), 3))
         return Result(state, step, reason, stop.received(), {})
     # A run that was finished before keeps the time that it took.
     return Result(state, step, reason, None, _conclude(run, state, step, elapsed() if step > start else seconds))
@@ -334,13 +346,13 @@ def _hooks(
         more = {"due": True} if step in due else {}
         return {**fixed, "offset": records.settled(), "seconds": round(elapsed(), 3), **more}
 
+    scalars = open_scalars(run.workdir, config=job.config, start=start, project=job.settings.wandb)
     log, settle = hooks.log(
         records,
         every=job.settings.log_every,
         schedule=job.schedule,
         show=run.display.step,
-        folder=run.workdir / "tensorboard",
-        start=start,
+        scalars=scalars,
     )
 
     def keep_best(step: int, state: State) -> None:
@@ -364,6 +376,7 @@ def _hooks(
             settle=settle,
             stop=stop,
             due=due,
+            scalars=scalars,
         )
     every = job.settings.save_every or job.interval
     there = start if restored and not restored.get("due") else None
@@ -384,6 +397,8 @@ def _conclude(run: _Run, state: State, step: int, seconds: float) -> dict[str, d
             run.records.evaluation(of_step, split, numbers, tables)
     if run.job.examine is not None:
         run.records.write("domains", step=of_step, **run.job.examine(chosen))
-    named = {"metric": best.metric, "value": best.value, "split": "validation"}
+    named = {"metric": best.metric, "mode": best.direction, "value": best.value, "split": "validation"}
     run.records.write("end", step=step, best_step=best.step, best=named, seconds=round(seconds, 3))
+    ended = {"step": step, "best_step": best.step, "seconds": round(seconds, 3)}
+    run.line.update(state="done", error=None, metrics=metrics, **ended)
     return metrics

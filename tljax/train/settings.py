@@ -42,6 +42,7 @@ class Settings(NamedTuple):
       remat: "stages": between the forward and the backward pass only what goes into each stage is kept in memory, and
         the rest of it is computed again (Chen et al. 2016, arXiv 1604.06174); "none" keeps everything.
       scan: equal neighbouring stages run as one `lax.scan`, so that a deep model compiles in less time for a TPU.
+      wandb: a project of Weights & Biases in which the run can be watched too; None is none.
     """
 
     batch_size: int = 32
@@ -64,6 +65,7 @@ class Settings(NamedTuple):
     cache_limit: float = 16e9
     remat: str = "none"
     scan: bool = False
+    wandb: str | None = None
 
     def check(self) -> "Settings":
         """Self, after checking that the values fit together."""
@@ -72,6 +74,8 @@ class Settings(NamedTuple):
             value = getattr(self, name)
             if value not in accepted:
                 raise UserError(f"config.train.{name} is {value!r}. {suggest(value, accepted)}")
+        if self.wandb is not None and (not isinstance(self.wandb, str) or not self.wandb):
+            raise UserError(f"config.train.wandb is {self.wandb!r}; it must be the name of a project, or None.")
         if not isinstance(self.scan, bool):
             raise UserError(f"config.train.scan is {self.scan!r}; it must be True or False.")
         if not isinstance(self.cache, str) or self.cache.lower() in ("", "on", "yes", "true"):
