@@ -384,6 +384,6 @@ def _conclude(run: _Run, state: State, step: int, seconds: float) -> dict[str, d
             run.records.evaluation(of_step, split, numbers, tables)
     if run.job.examine is not None:
         run.records.write("domains", step=of_step, **run.job.examine(chosen))
-    named = {"metric": best.metric, "value": best.value, "split": "validation"}
+    named = {"metric": best.metric, "mode": best.direction, "value": best.value, "split": "validation"}
     run.records.write("end", step=step, best_step=best.step, best=named, seconds=round(seconds, 3))
     return metrics
