@@ -1,8 +1,8 @@
 """Stands in for `launch.py train` where a test is about studies and not about training: the same options, records, lock
 and exit codes, in a tenth of a second and without jax.
 
-Its metric at evaluation n is `optim.learning_rate` · n / evaluations. It saves nothing but the number of evaluations done,
-and goes on from there. `train.fail` makes it fail; `train.seconds` is the time of an evaluation.
+Its metric at evaluation n is `optim.learning_rate` · n / evaluations. Its records say what it has done; it goes on from
+there. `train.fail` makes it fail; `train.seconds` is the time of an evaluation.
 """
 
 import ast
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         if config.get("config.train.fail"):
             print("tljax: the run stopped. It was told to.", file=sys.stderr)
             return 3
-        return train(folder, config["config.optim.learning_rate"], config.get("config.train.seconds", 0.0))
+        return train(folder, config.get("config.optim.learning_rate", 0.5), config.get("config.train.seconds", 0.0))
 
 
 def train(folder: Path, rate: float, seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""Workers whose trials are those of `stand_in.py`: `python tests/sweeps/workers.py FOLDER SWEEP [URL]`, SWEEP as JSON."""
+"""Workers whose trials are run by `stand_in.py`: `python tests/sweeps/workers.py FOLDER SWEEP [URL]`, SWEEP as JSON."""
 
 import json
 import os

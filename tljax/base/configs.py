@@ -1,12 +1,15 @@
 """Configs as nested plain dicts: their dotted keys, and the values behind these."""
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 from tljax.base.errors import UserError
 
 SECTIONS = ("seed", "model", "task", "method", "strategy", "optim", "train", "mesh", "data", "probe")
 """What a config is made of."""
+VARIED = ("seed", "optim.learning_rate", "optim.weight_decay")
+"""What may differ between linear probes over the same stored features that train together."""
 
 
 def set_value(config: dict[str, Any], key: str, value: Any) -> None:
@@ -27,3 +30,11 @@ def keys_of(config: Mapping[str, Any], before: str = "") -> Iterator[str]:
         yield f"{before}{name}"
         if isinstance(value, Mapping):
             yield from keys_of(value, f"{before}{name}.")
+
+
+def shared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without what may differ between probes that train together; whether weights decay at all may not."""
+    found = {**deepcopy(dict(config)), "decays": bool((config.get("optim") or {}).get("weight_decay"))}
+    for key in VARIED:
+        set_value(found, key, None)
+    return found

@@ -86,6 +86,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     parser.add_argument("--debug_nans", action="store_true", help="train: replay the step at which the run diverged")
     parser.add_argument("--topology", help="inspect: a slice of a TPU pod to compile for, such as v5e:16x16")
     parser.add_argument("--split", help="evaluate: the entry of config.data; default: test, else validation")
+    parser.add_argument("--trials", help="probe: a file of runs that train together, as sweep writes it")
     parser.add_argument("--study", type=Path, help="sweep: the folder of the study")
     parser.add_argument("--workers", default="1", help="sweep: how many work at a time")
     parser.add_argument("--launcher", default="local", help="sweep: local, slurm, or dry to see what would start")

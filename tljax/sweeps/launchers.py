@@ -16,6 +16,8 @@ from tljax.sweeps.worker import POLL, Stop
 LOGS = "workers"
 """Below the study: what its workers said."""
 SCRIPT = "sweep.sbatch"
+ALONE = "--distributed=off"
+"""What makes each task of SLURM a worker of its own."""
 FAILED = 3
 """The exit code where workers failed, as that of a run."""
 
@@ -122,7 +124,8 @@ SLURM = """\
 
 cd {here} || exit 2
 
-# In the background, so that bash hears the signal and hands it on.
+# In the background, so that bash hears the signal and hands it on. Every word stands as it was given.
+# shellcheck disable=SC2016
 {command} &
 worker=$!
 trap 'kill -TERM "$worker"' TERM
@@ -150,7 +153,7 @@ def slurm(order: Order) -> int:
         logs=logs,
         options=f"#SBATCH {order.options}\n" if order.options else "",
         here=shlex.quote(str(Path.cwd())),
-        command=shlex.join(dict.fromkeys([*order.command, "--distributed=off"])),  # each task is a worker of its own
+        command=shlex.join([*(word for word in order.command if word != ALONE), ALONE]),
     )
     path = write_whole(order.study / SCRIPT, text)
     if shutil.which("sbatch") is None:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tljax
-from tljax.base.configs import set_value
+from tljax.base.configs import set_value, shared
 from tljax.base.files import write_whole
 
-FOLDER, FILE, LOG, LOCK = "trials", "trial.json", "output.log", ".worker"
-"""Below the study; in a trial's folder what it is, what its process said, and the lock of the worker that has it."""
+FOLDER, TOGETHER = "trials", "together"
+"""Below the study: its trials, and what trains together."""
+FILE, LOG, LOCK = "trial.json", "output.log", ".worker"
+"""In a trial's folder: what it is, what its process said, and the lock of the worker that has it."""
 STATES = ("running", "complete", "pruned", "failed")
 SAID = 2000
 """Characters of what a process that failed said last."""
@@ -80,6 +82,23 @@ def command_of(plan: Plan, values: Mapping[str, Any], folder: Path) -> list[str]
     """The command that runs a trial, or continues it."""
     settings = [f"--config.{key}={value!r}" for key, value in {**plan.overrides, **values}.items()]
     return [*plan.program, "train", f"--config={plan.config}", f"--workdir={folder}", *plan.options, *settings]
+
+
+def command_of_several(plan: Plan, runs: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """The command that trains probes as one program; `runs` are their configs and folders."""
+    path = plan.study / TOGETHER / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, json.dumps(list(runs)) + "\n")
+    return [*plan.program, "probe", f"--trials={path}", *plan.options]
+
+
+def group_of(config: Mapping[str, Any]) -> str | None:
+    """A name that is equal for probes that can train together; None of what is no linear probe on stored features."""
+    method = (config.get("method") or {}).get("name", "supervised")
+    stored = (config.get("train") or {}).get("cache", "off") != "off"
+    if {*(config.get("strategy") or {})} != {"linear_probe"} or method != "supervised" or not stored:
+        return None
+    return hash_of(shared(config))
 
 
 def command_line() -> list[str]:
@@ -167,10 +186,10 @@ def start(
         )
 
 
-def said_last(folder: Path) -> str:
-    """The end of what the trial's process said."""
+def said_last(log: Path) -> str:
+    """The end of what a process said."""
     try:
-        text = (folder / LOG).read_bytes()[-4 * SAID :].decode("utf8", errors="replace")
+        text = log.read_bytes()[-4 * SAID :].decode("utf8", errors="replace")
     except FileNotFoundError:
         return ""
     return text.strip()[-SAID:]

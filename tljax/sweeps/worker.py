@@ -5,7 +5,7 @@ import math
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +18,10 @@ from tljax.sweeps.trials import (
     LOG,
     Plan,
     command_of,
+    command_of_several,
     folder_of,
     found_in,
+    group_of,
     hash_of,
     read_trial,
     resolved,
@@ -32,6 +34,10 @@ POLL, IDLE = 0.5, 1.0
 """Seconds between two looks at a run, and at a study in which nothing waits."""
 MOST_DEATHS = 3
 """A trial whose workers have died so many times has failed: it may be what kills them."""
+MOST_TOGETHER = 32
+"""Probes that train together, at most."""
+USER_ERROR = 2
+"""The exit code of a process whose input is wrong."""
 STOPPED = (143, 130, -signal.SIGTERM, -signal.SIGINT)
 """How a run ends that a signal stopped."""
 
@@ -65,14 +71,6 @@ class Stop:
                 signal.signal(number, handler)
 
 
-class Outcome(NamedTuple):
-    """How a run ended: "complete", "pruned", "failed", or "interrupted", which leaves it to be continued."""
-
-    state: str
-    value: float | None = None
-    error: str | None = None
-
-
 class Worker(NamedTuple):
     """What the functions below share.
 
@@ -84,6 +82,7 @@ class Worker(NamedTuple):
       tick: called every now and then, whatever the worker does: renews the table.
       announce: the command of a trial, or None after its end → nothing; tells the other processes of a slice.
       beat: seconds between signs of life.
+      together: whether probes may train together.
     """
 
     study: Study
@@ -93,6 +92,7 @@ class Worker(NamedTuple):
     tick: Callable[[], None] = lambda: None
     announce: Callable[[list[str] | None], None] = lambda command: None
     beat: float = 10.0
+    together: bool = True
 
     @property
     def metric(self) -> str:
@@ -103,6 +103,23 @@ class Worker(NamedTuple):
         return self.study.about["mode"]
 
 
+class Taken(NamedTuple):
+    """A trial whose folder this worker holds: what was claimed, the folder, what trial.json says of it, its config."""
+
+    claimed: Claimed
+    folder: Path
+    facts: dict[str, Any]
+    config: dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """How a run ended: "complete", "pruned", "failed", or "interrupted", which leaves it to be continued."""
+
+    state: str
+    value: float | None = None
+    error: str | None = None
+
+
 def work(worker: Worker) -> None:
     """Runs trials until none waits and none runs elsewhere, or until the worker is stopped.
 
@@ -111,60 +128,73 @@ def work(worker: Worker) -> None:
     while not worker.stop.asked:
         claimed = steadily(worker.study.claim)
         if claimed is not None:
-            run(worker, claimed)
-        elif worker.study.open():
+            run(worker, [claimed, *_companions(worker, claimed)])
+        elif steadily(worker.study.open):
             worker.tick()
             time.sleep(IDLE)
         else:
             return
 
 
-def run(worker: Worker, claimed: Claimed) -> None:
-    """Runs a trial that was claimed, or continues it, and ends it in the study; one that was stopped waits again."""
+def _companions(worker: Worker, claimed: Claimed) -> list[Claimed]:
+    """Other trials, now this worker's too, that can train together with one: probes over the same stored features."""
+    group = group_of(resolved(worker.plan, claimed.values))
+    sweep, found = worker.study.sweep, []
+    if not worker.together or group is None or sweep.sampled or sweep.pruner:
+        return found
+
+    def like(values: dict[str, Any]) -> bool:
+        return group_of(resolved(worker.plan, values)) == group
+
+    while len(found) < MOST_TOGETHER - 1 and (another := steadily(partial(worker.study.claim, like))):
+        found.append(another)
+    return found
+
+
+def run(worker: Worker, claimed: Sequence[Claimed]) -> None:
+    """Runs trials that were claimed, or continues them, and ends each in the study; what was stopped waits again."""
+    with contextlib.ExitStack() as stack:
+        taken = [found for each in claimed if (found := _taken(worker, each, claimed, stack))]
+        begun = [each for each in taken if (each.folder / "metrics.jsonl").exists()]
+        fresh = [each for each in taken if each not in begun]
+        if len(fresh) > 1 and not worker.stop.asked and not _together(worker, fresh, taken):
+            fresh, taken = [], begun  # they are settled
+        while taken:
+            _alone(worker, taken[0], taken)
+            taken = taken[1:]
+
+
+def _taken(
+    worker: Worker, claimed: Claimed, everything: Sequence[Claimed], stack: contextlib.ExitStack
+) -> Taken | None:
+    """A trial with its folder, held until `stack` ends; None where there is nothing to run, and it is settled."""
     config = resolved(worker.plan, claimed.values)
     name = hash_of(config)
     folder = folder_of(worker.plan, name)
     facts = {"number": claimed.number, "hash": name, "values": claimed.values}
     facts["names"] = {axis: text_of(label) for axis, label in claimed.chosen.items()}
-    with contextlib.ExitStack() as stack:
-        if not _owned(worker, claimed, folder, stack):
-            steadily(partial(worker.study.give_back, claimed))
-            return
-        before = read_trial(folder)
-        if before.get("state") in ("complete", "pruned") or (before.get("state") == "failed" and not claimed.again):
-            outcome = Outcome(before["state"], before["value"], before["error"])
-            worker.say(f"trial {claimed.number} ({name}): {outcome.state} before")
-        elif claimed.deaths >= MOST_DEATHS:
-            outcome = Outcome("failed", error=f"{claimed.deaths} workers died while they had this trial.")
-        else:
-            shown = ", ".join(f"{axis}={text}" for axis, text in facts["names"].items())
-            worker.say(f"trial {claimed.number} ({name}): {shown}")
-            write_trial(folder, **facts, state="running", value=None, error=None)
-            outcome = _watched(worker, claimed, folder)
-        _settle(worker, claimed, folder, facts, outcome)
+    taken = Taken(claimed, folder, facts, config)
+    if not _owned(worker, folder, everything, stack):
+        _settle(worker, taken, Outcome("interrupted"))
+        return None
+    before = read_trial(folder)
+    if before.get("state") in ("complete", "pruned") or (before.get("state") == "failed" and not claimed.again):
+        _settle(worker, taken, Outcome(before["state"], before["value"], before["error"]))
+        return None
+    if claimed.deaths >= MOST_DEATHS:
+        _settle(worker, taken, Outcome("failed", error=f"{claimed.deaths} workers died while they had this trial."))
+        return None
+    return taken
 
 
-def _settle(worker: Worker, claimed: Claimed, folder: Path, facts: dict[str, Any], outcome: Outcome) -> None:
-    """Writes how a trial ended into its folder, then into the study: whoever finds the one may add the other."""
-    if outcome.state == "interrupted":
-        steadily(partial(worker.study.give_back, claimed))
-        worker.say(f"trial {claimed.number}: stopped; it waits to be continued")
-        return
-    write_trial(folder, **facts, state=outcome.state, value=outcome.value, error=outcome.error)
-    steadily(partial(worker.study.finish, claimed, outcome.state, outcome.value, outcome.error))
-    value = "" if outcome.value is None else f", {worker.metric} {outcome.value:.4f}"
-    why = "" if outcome.error is None else f": {outcome.error.splitlines()[-1]}"
-    worker.say(f"trial {claimed.number}: {outcome.state}{value}{why}")
-
-
-def _owned(worker: Worker, claimed: Claimed, folder: Path, stack: contextlib.ExitStack) -> bool:
+def _owned(worker: Worker, folder: Path, claimed: Sequence[Claimed], stack: contextlib.ExitStack) -> bool:
     """Takes the folder of a trial until `stack` ends; False where the worker is stopped before.
 
     A worker that was taken for dead may still hold it, or have a trial with the same values; and a run outlives its
-    worker for as long as it takes to save. Both are waited for, with signs of life.
+    worker for as long as it takes to save. Both are waited for, with signs of life of all that is claimed.
     """
     for name in (LOCK, None):
-        while True:
+        while not worker.stop.asked:
             try:
                 if name is not None:
                     stack.enter_context(held(folder, name, say=worker.say))
@@ -173,30 +203,93 @@ def _owned(worker: Worker, claimed: Claimed, folder: Path, stack: contextlib.Exi
                         pass
                 break
             except Held:
-                steadily(partial(worker.study.beat, claimed))
+                _beat(worker, claimed)
                 worker.tick()
                 time.sleep(IDLE)
-                if worker.stop.asked:
-                    return False
-    return True
+    return not worker.stop.asked
 
 
-def _watched(worker: Worker, claimed: Claimed, folder: Path) -> Outcome:
-    """Runs the trial's process to its end, with signs of life; ends it where the pruner or a signal asks for that."""
-    command = command_of(worker.plan, claimed.values, folder)
+def _beat(worker: Worker, claimed: Sequence[Claimed]) -> None:
+    for each in claimed:
+        steadily(partial(worker.study.beat, each))
+
+
+def _settle(worker: Worker, taken: Taken, outcome: Outcome) -> None:
+    """Writes how a trial ended into its folder, then into the study: whoever finds the one may add the other."""
+    claimed = taken.claimed
+    if outcome.state == "interrupted":
+        steadily(partial(worker.study.give_back, claimed))
+        worker.say(f"trial {claimed.number}: stopped; it waits to be continued")
+        return
+    write_trial(taken.folder, **taken.facts, **outcome._asdict())
+    steadily(partial(worker.study.finish, claimed, *outcome))
+    value = "" if outcome.value is None else f", {worker.metric} {outcome.value:.4f}"
+    why = "" if outcome.error is None else f": {outcome.error.splitlines()[-1]}"
+    worker.say(f"trial {claimed.number}: {outcome.state}{value}{why}")
+
+
+def _begin(worker: Worker, taken: Taken) -> None:
+    shown = ", ".join(f"{axis}={text}" for axis, text in taken.facts["names"].items())
+    worker.say(f"trial {taken.claimed.number} ({taken.facts['hash']}): {shown}")
+    write_trial(taken.folder, **taken.facts, state="running", value=None, error=None)
+
+
+def _alone(worker: Worker, taken: Taken, waiting: Sequence[Taken]) -> None:
+    """Runs one trial in a process of its own; `waiting` are all that this worker still holds."""
+    if worker.stop.asked:
+        _settle(worker, taken, Outcome("interrupted"))
+        return
+    _begin(worker, taken)
+    told, claimed = 0, taken.claimed
+
+    def pruned() -> bool:
+        nonlocal told
+        values = found_in(taken.folder, worker.metric).values
+        news = [worker.study.report(claimed, i + 1, values[i]) for i in range(told, len(values))]
+        told = len(values)
+        return any(news)
+
+    command = command_of(worker.plan, claimed.values, taken.folder)
+    code, ended = _watched(worker, command, taken.folder / LOG, waiting, lambda: steadily(pruned))
+    steadily(pruned)  # what it said last
+    _settle(worker, taken, _outcome(worker, code, taken.folder, pruned=ended, log=taken.folder / LOG))
+
+
+def _together(worker: Worker, trials: Sequence[Taken], waiting: Sequence[Taken]) -> bool:
+    """Runs trials as one program; whether they have to be run one by one all the same."""
+    for each in trials:
+        _begin(worker, each)
+    runs = [{"config": each.config, "workdir": str(each.folder)} for each in trials]
+    log = trials[0].folder / LOG
+    code, _ = _watched(worker, command_of_several(worker.plan, runs, trials[0].facts["hash"]), log, waiting)
+    if code == USER_ERROR:
+        worker.say(f"they cannot train together, and are run one by one: {said_last(log)}")
+        return True
+    for each in trials:
+        complete = found_in(each.folder, worker.metric).end is not None
+        outcome = _outcome(worker, 0 if complete else code, each.folder, pruned=False, log=log)
+        _settle(worker, each, outcome)
+    return False
+
+
+def _watched(
+    worker: Worker,
+    command: list[str],
+    log: Path,
+    waiting: Sequence[Taken],
+    pruned: Callable[[], bool] = lambda: False,
+) -> tuple[int, bool]:
+    """(exit code, whether the pruner ended it) of a process, run to its end with signs of life of all that waits."""
     worker.announce(command)
-    process = start(command, folder / LOG)
-    told, pruned, ending, last = 0, False, False, -math.inf
+    process = start(command, log)
+    ending, ended, last = False, False, -math.inf
     try:
         while process.poll() is None:
             if time.monotonic() - last > worker.beat:
-                steadily(partial(worker.study.beat, claimed))
+                _beat(worker, [each.claimed for each in waiting])
                 last = time.monotonic()
-            values = found_in(folder, worker.metric).values
-            for number in range(told, len(values)):
-                pruned |= steadily(partial(worker.study.report, claimed, number + 1, values[number]))
-            told = len(values)
-            if (worker.stop.asked or pruned) and not ending:
+            ended = ended or pruned()
+            if (worker.stop.asked or ended) and not ending:
                 ending = True
                 process.terminate()
             if worker.stop.twice:
@@ -209,13 +302,10 @@ def _watched(worker: Worker, claimed: Claimed, folder: Path) -> Outcome:
             process.terminate()
             process.wait()
         worker.announce(None)
-    values = found_in(folder, worker.metric).values
-    for number in range(told, len(values)):
-        steadily(partial(worker.study.report, claimed, number + 1, values[number]))
-    return _outcome(worker, process.returncode, folder, pruned=pruned)
+    return process.returncode, ended
 
 
-def _outcome(worker: Worker, code: int, folder: Path, *, pruned: bool) -> Outcome:
+def _outcome(worker: Worker, code: int, folder: Path, *, pruned: bool, log: Path) -> Outcome:
     found = found_in(folder, worker.metric)
     if code == 0 and found.end is not None:
         best = found.end.get("best") or {}
@@ -234,4 +324,4 @@ def _outcome(worker: Worker, code: int, folder: Path, *, pruned: bool) -> Outcom
     if code in STOPPED or (worker.stop.twice and code == -signal.SIGKILL):
         return Outcome("interrupted")
     how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-    return Outcome("failed", error=f"The run ended with {how}. It said last:\n{said_last(folder)}")
+    return Outcome("failed", error=f"The run ended with {how}. It said last:\n{said_last(log)}")

@@ -41,4 +41,4 @@ MAIN = {
     "token_classification": ("f1", "max"),
     "zero_shot": ("accuracy", "max"),
 }
-"""Name → the metric that chooses, and which way, for who may not load a task; not of tasks that take it as an option."""
+"""Name → the metric that chooses, and which way; of tasks that do not take it as an option. For who may load none."""
