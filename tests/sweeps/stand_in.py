@@ -21,6 +21,10 @@ def main(arguments: list[str]) -> int:
     given = dict(word.removeprefix("--").partition("=")[::2] for word in arguments if word.startswith("--"))
     config = {key: ast.literal_eval(value) for key, value in given.items() if key.startswith("config.")}
     folder = Path(given["workdir"])
+    if given.get("process", "0") != "0":
+        return take_part(folder, given["process"])
+    if "processes" in given:  # as jax: none begins before all are there
+        wait_for([folder / "joined"])
     with held(folder):
         with (folder / "starts").open("a") as file:
             file.write("start\n")
@@ -28,6 +32,22 @@ def main(arguments: list[str]) -> int:
             print("tljax: the run stopped. It was told to.", file=sys.stderr)
             return 3
         return train(folder, config.get("config.optim.learning_rate", 0.5), config.get("config.train.seconds", 0.0))
+
+
+def wait_for(paths: list[Path]) -> None:
+    end = time.monotonic() + 20
+    while not any(path.exists() for path in paths) and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def take_part(folder: Path, process: str) -> int:
+    """What a process of a run does that is not its first: it joins, and ends when that one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "joined").touch()
+    wait_for([folder / "finishes", folder / "stopped"])
+    with (folder / f"process-{process}").open("a") as file:
+        file.write("part\n")
+    return 0
 
 
 def train(folder: Path, rate: float, seconds: float) -> int:
@@ -43,6 +63,7 @@ def train(folder: Path, rate: float, seconds: float) -> int:
             file.write(json.dumps(record) + "\n")
             file.flush()
             if stopped:
+                (folder / "stopped").touch()
                 return 143
         best = {"metric": "accuracy", "mode": "max", "value": rate, "split": "validation"}
         file.write(json.dumps({"kind": "end", "step": 10 * EVALUATIONS, "best": best}) + "\n")

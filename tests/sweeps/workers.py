@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tljax.sweeps.axes import read_sweep
@@ -28,8 +29,9 @@ def opened(folder: Path, given: dict, url: str | None = None, grace: int = GRACE
     return open_study(folder, sweep, about, storage=url, grace=grace)
 
 
-def worker_of(study: Study, stop: Stop, **more) -> Worker:
-    plan = Plan(study.folder, "config.py", CONFIG, {}, [], [sys.executable, str(Path(__file__).parent / "stand_in.py")])
+def worker_of(study: Study, stop: Stop, *, options: Sequence[str] = (), **more) -> Worker:
+    program = [sys.executable, str(Path(__file__).parent / "stand_in.py")]
+    plan = Plan(study.folder, "config.py", CONFIG, {}, options, program)
     return Worker(study, plan, stop, beat=GRACE / 6, **more)
 
 
