@@ -16,7 +16,7 @@ STUDY = Study(
     name="sweep_trec",
     config=CONFIG,
     cases=tuple(Case(each["name"]) for each in load_sweep(HERE.parent / CONFIG)["joint"]),
-    columns=(Column("validation accuracy, %", "validation", "accuracy"), Column("test accuracy, %", "test", "accuracy")),
+    columns=tuple(Column(f"{split} accuracy, %", split, "accuracy") for split in ("validation", "test")),
 )
 
 

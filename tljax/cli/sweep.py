@@ -138,7 +138,7 @@ def _work(plan, study, screen, member: Slice | None, grace: int) -> int:
                 screen.renew()
 
             try:
-                work(worker._replace(tick=tick, announce=leader.announce))
+                work(worker._replace(tick=tick, announce=leader.announce, together=False))
             finally:
                 leader.end()
     return OK if stop.signal is None else 128 + stop.signal
