@@ -43,7 +43,7 @@ def test_each_process_runs_its_part_of_every_trial(tmp_path):
     assert [row.state for row in study.rows()] == ["complete"] * 3
     study.close()
     parts = [path.read_text() for path in (tmp_path / "study").glob("trials/*/process-1")]
-    assert parts == ["part\n"] * 3
+    assert parts == ["process-1\n"] * 3
 
 
 def test_a_process_that_is_stopped_stops_all(tmp_path):

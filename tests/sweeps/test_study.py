@@ -95,7 +95,7 @@ def test_what_fails_is_recorded_does_not_stop_the_others_and_is_retried_when_ask
 
 
 def test_a_stopped_worker_leaves_its_trial_to_be_continued(tmp_path):
-    given, stop, folder = {"seeds": 2, "grid": {"train.seconds": [0.4]}}, Stop(), tmp_path / "study"
+    given, stop, folder = {"seeds": 2, "grid": {"train.seconds": [1.0]}}, Stop(), tmp_path / "study"
 
     def tick():
         if list(folder.glob("trials/*/metrics.jsonl")) and not stop.asked:
@@ -121,6 +121,30 @@ def test_a_sampled_study_has_as_many_trials_as_it_says_and_runs_equal_ones_once(
     assert len(longer) == 8 and longer[:6] == rows
     again = work_here(tmp_path / "again", {**given, "trials": 8})
     assert [row.params for row in again] == [row.params for row in longer], "a trial's number decides what is drawn"
+
+
+def test_settings_with_two_names_run_once(tmp_path):
+    probe = {"strategy": {"linear_probe": {}}, "train.cache": "auto"}
+    given = {"joint": [{"name": "a", **probe}, {"name": "b", **probe}]}
+    rows = work_here(tmp_path / "study", given)
+    assert [(row.state, row.value, row.params["joint"]) for row in rows] == [("complete", 0.5, n) for n in "ab"]
+    assert lines(tmp_path / "study", "starts") == [1]
+
+
+def test_probes_are_claimed_together_and_continued_when_their_worker_is_killed(tmp_path):
+    probe = {"strategy": [{"linear_probe": {}}], "train.cache": ["auto"], "train.seconds": [0.3]}
+    given, folder = {"grid": {**probe, RATES: [0.1, 0.2, 0.3]}, "seeds": 2}, tmp_path / "study"
+    worker = begin(folder, given)
+    wait_until(lambda: bool(list(folder.glob("trials/*/finishes"))), seconds=60)
+    study = opened(folder, given)
+    assert {row.state for row in study.rows()} == {"running"} and study.claim() is None
+    study.close()
+    assert len(list((folder / "together").iterdir())) == 1
+    worker.send_signal(signal.SIGKILL)
+    assert worker.wait() == -signal.SIGKILL
+    rows = work_here(folder, given)
+    assert [(row.state, row.value) for row in rows] == [("complete", row.params[RATES]) for row in rows]
+    assert lines(folder, "finishes") == [1] * 6, "what was finished before the kill is not run again"
 
 
 def test_tpe_looks_where_it_was_good_and_never_sees_the_seed(tmp_path):

@@ -15,8 +15,9 @@ from tljax.sweeps.worker import Stop, Worker, work
 ROOT = Path(__file__).parents[2]
 CONFIG = {
     "seed": 0,
+    "strategy": {"fine_tune": {}},
     "optim": {"learning_rate": 0.5},
-    "train": {"fail": False, "seconds": 0.0},
+    "train": {"fail": False, "seconds": 0.0, "cache": "off"},
     "data": {"train": {"source": "a"}, "validation": {"source": "a"}},
 }
 GRACE = 3

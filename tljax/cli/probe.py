@@ -66,14 +66,13 @@ def run_together(arguments: Arguments) -> int:
     display = Display()
     lanes = lanes_of(configs, data_dir=arguments.data_dir, say=display.say)
     display.say(f"{len(configs)} heads train together")
-    errors, stopped = train_together(lanes.jobs, [Path(each) for each in workdirs], *lanes[1:], display=display)
+    folders = [Path(each) for each in workdirs]
+    errors, stopped = train_together(lanes.jobs, folders, *lanes[1:], display=display, finished=write_run_report)
     if stopped is not None:
         display.say("stopped; each run is saved, and `train` continues it by itself.")
         return 128 + signal.Signals(stopped)
     for workdir, error in zip(workdirs, errors, strict=True):
-        if error is None:
-            write_run_report(Path(workdir))
-        else:
+        if error is not None:
             display.say(f"{workdir}: the run stopped. {error}")
     return RUN_ERROR if any(errors) else 0
 

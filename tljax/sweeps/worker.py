@@ -154,7 +154,7 @@ def _companions(worker: Worker, claimed: Claimed) -> list[Claimed]:
 def run(worker: Worker, claimed: Sequence[Claimed]) -> None:
     """Runs trials that were claimed, or continues them, and ends each in the study; what was stopped waits again."""
     with contextlib.ExitStack() as stack:
-        taken = [found for each in claimed if (found := _taken(worker, each, claimed, stack))]
+        taken = [found for each in _unequal(worker, claimed) if (found := _taken(worker, each, claimed, stack))]
         begun = [each for each in taken if (each.folder / "metrics.jsonl").exists()]
         fresh = [each for each in taken if each not in begun]
         if len(fresh) > 1 and not worker.stop.asked and not _together(worker, fresh, taken):
@@ -162,6 +162,15 @@ def run(worker: Worker, claimed: Sequence[Claimed]) -> None:
         while taken:
             _alone(worker, taken[0], taken)
             taken = taken[1:]
+
+
+def _unequal(worker: Worker, claimed: Sequence[Claimed]) -> list[Claimed]:
+    """One trial of each config; others of the same config wait until it is done, and are then told what came out."""
+    first: dict[str, Claimed] = {}
+    for each in claimed:
+        if first.setdefault(hash_of(resolved(worker.plan, each.values)), each) is not each:
+            steadily(partial(worker.study.give_back, each))
+    return list(first.values())
 
 
 def _taken(
@@ -179,7 +188,10 @@ def _taken(
         return None
     before = read_trial(folder)
     if before.get("state") in ("complete", "pruned") or (before.get("state") == "failed" and not claimed.again):
-        _settle(worker, taken, Outcome(before["state"], before["value"], before["error"]))
+        _settle(worker, taken, Outcome(before["state"], before["value"], before["error"]), known=True)
+        return None
+    if not claimed.again and found_in(folder, worker.metric).end is not None:  # its worker died before it could say so
+        _settle(worker, taken, _outcome(worker, 0, folder, pruned=False, log=folder / LOG))
         return None
     if claimed.deaths >= MOST_DEATHS:
         _settle(worker, taken, Outcome("failed", error=f"{claimed.deaths} workers died while they had this trial."))
@@ -214,14 +226,18 @@ def _beat(worker: Worker, claimed: Sequence[Claimed]) -> None:
         steadily(partial(worker.study.beat, each))
 
 
-def _settle(worker: Worker, taken: Taken, outcome: Outcome) -> None:
-    """Writes how a trial ended into its folder, then into the study: whoever finds the one may add the other."""
+def _settle(worker: Worker, taken: Taken, outcome: Outcome, *, known: bool = False) -> None:
+    """Writes how a trial ended into its folder, then into the study: whoever finds the one may add the other.
+
+    Where it is `known`, the folder says so already.
+    """
     claimed = taken.claimed
     if outcome.state == "interrupted":
         steadily(partial(worker.study.give_back, claimed))
         worker.say(f"trial {claimed.number}: stopped; it waits to be continued")
         return
-    write_trial(taken.folder, **taken.facts, **outcome._asdict())
+    if not known:
+        write_trial(taken.folder, **taken.facts, **outcome._asdict())
     steadily(partial(worker.study.finish, claimed, *outcome))
     value = "" if outcome.value is None else f", {worker.metric} {outcome.value:.4f}"
     why = "" if outcome.error is None else f": {outcome.error.splitlines()[-1]}"

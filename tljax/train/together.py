@@ -33,6 +33,7 @@ def train_together(
     batches: Iterator[Any],
     *,
     display: Display,
+    finished: Callable[[Path], Any] = lambda workdir: None,
 ) -> tuple[list[str | None], int | None]:
     """Trains the jobs from their first step on, each in its folder.
 
@@ -42,6 +43,7 @@ def train_together(
       step: (states, batches) → (states, metrics), the leaves of all with a leading axis of jobs.
       batches: for `step`, ready on the device.
       display: what a person sees: the progress of the first job.
+      finished: called with the folder of each job that is done.
 
     Returns:
       (why each job failed, or None; the number of the signal that stopped all of them, or None). A job that diverges
@@ -93,6 +95,7 @@ def train_together(
                 runs[i].checkpoints.wait()
                 if stop.received() is None:
                     conclude(runs[i], ended[i].state, ended[i].step, elapsed())
+                    finished(runs[i].workdir)
     return [ended[i].error for i in range(count)], stop.received()
 
 
