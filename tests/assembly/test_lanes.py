@@ -16,6 +16,7 @@ DIFFERENT = (
     {"seed": 0, "learning_rate": 3e-3, "weight_decay": 0.01},
     {"seed": 1, "learning_rate": 1e-1, "weight_decay": 0.01},
     {"seed": 0, "learning_rate": 3e-2, "weight_decay": 0.2},
+    {"seed": 0, "learning_rate": 1e30, "weight_decay": 0.2},  # diverges
 )
 TIMED = ("seconds", "steps_per_second")
 
@@ -59,12 +60,14 @@ def close(one, two, path="") -> None:
         assert one == two, path
 
 
-def test_probes_that_train_together_are_the_runs_one_by_one(base):
+def test_probes_that_train_together_are_the_runs_one_by_one(base, capsys):
     folder, _, config = base
     configs = [lane_config(config, each) for each in DIFFERENT]
     trials = [{"config": each, "workdir": str(folder / f"lane{i}")} for i, each in enumerate(configs)]
     (folder / "trials.json").write_text(json.dumps(trials))
-    assert main(["probe", f"--trials={folder / 'trials.json'}"]) == 0
+    assert main(["probe", f"--trials={folder / 'trials.json'}"]) == 3
+    assert f"{folder / 'lane3'}: the run stopped. The loss is" in capsys.readouterr().err.replace("\n", "")
+    assert records(folder / "lane3")[-1]["kind"] != "end" and records(folder / "lane2")[-1]["kind"] == "end"
     for i in (1, 2):  # another seed, and another decay
         (folder / "one.py").write_text(f"def get_config():\n    return {configs[i]!r}\n")
         lane, one = folder / f"lane{i}", folder / f"one{i}"
@@ -93,3 +96,9 @@ def test_what_cannot_train_together_is_refused(base, changes, message):
     first = config if both else {**deepcopy(config), **changes}
     with pytest.raises(UserError, match=message):
         lanes_of([first, {**deepcopy(config), **changes, "seed": 1}], say=lambda line: None)
+
+
+def test_a_file_of_runs_that_is_none_is_a_mistake(tmp_path, capsys):
+    (tmp_path / "runs.json").write_text('[{"config": {}}]')
+    assert main(["probe", f"--trials={tmp_path / 'runs.json'}"]) == 2
+    assert "cannot be read: KeyError('workdir')" in capsys.readouterr().err
