@@ -14,8 +14,7 @@ from tljax.cli.main import main
 
 DIFFERENT = (
     {"seed": 0, "learning_rate": 3e-3, "weight_decay": 0.01},
-    {"seed": 1, "learning_rate": 1e-1, "weight_decay": 0.01},
-    {"seed": 0, "learning_rate": 3e-2, "weight_decay": 0.2},
+    {"seed": 1, "learning_rate": 3e-2, "weight_decay": 0.2},
     {"seed": 0, "learning_rate": 1e30, "weight_decay": 0.2},  # diverges
 )
 TIMED = ("seconds", "steps_per_second")
@@ -66,20 +65,19 @@ def test_probes_that_train_together_are_the_runs_one_by_one(base, capsys):
     trials = [{"config": each, "workdir": str(folder / f"lane{i}")} for i, each in enumerate(configs)]
     (folder / "trials.json").write_text(json.dumps(trials))
     assert main(["probe", f"--trials={folder / 'trials.json'}"]) == 3
-    assert f"{folder / 'lane3'}: the run stopped. The loss is" in capsys.readouterr().err.replace("\n", "")
-    assert records(folder / "lane3")[-1]["kind"] != "end" and records(folder / "lane2")[-1]["kind"] == "end"
-    for i in (1, 2):  # another seed, and another decay
-        (folder / "one.py").write_text(f"def get_config():\n    return {configs[i]!r}\n")
-        lane, one = folder / f"lane{i}", folder / f"one{i}"
-        assert main(["train", f"--config={folder / 'one.py'}", f"--workdir={one}"]) == 0
-        close(records(lane), records(one))
-        assert json.loads((lane / "config.json").read_text()) == json.loads((one / "config.json").read_text())
-        assert sorted(path.name for path in lane.iterdir()) == sorted(path.name for path in one.iterdir())
-    losses = [[line["loss"] for line in records(folder / f"lane{i}") if line["kind"] == "train"] for i in range(3)]
-    assert losses[0] != losses[1] and losses[0][1:] != losses[2][1:], "seeds, rates and decays reach their lanes"
-    before = records(folder / "lane2")
-    assert main(["train", f"--config={folder / 'one.py'}", f"--workdir={folder / 'lane2'}"]) == 0
-    close(before, records(folder / "lane2"))  # its checkpoints are those of any run
+    assert f"{folder / 'lane2'}: the run stopped. The loss is" in capsys.readouterr().err.replace("\n", "")
+    assert [records(folder / f"lane{i}")[-1]["kind"] == "end" for i in range(3)] == [True, True, False]
+    (folder / "one.py").write_text(f"def get_config():\n    return {configs[1]!r}\n")
+    lane, one = folder / "lane1", folder / "one"
+    assert main(["train", f"--config={folder / 'one.py'}", f"--workdir={one}"]) == 0
+    close(records(lane), records(one))
+    assert json.loads((lane / "config.json").read_text()) == json.loads((one / "config.json").read_text())
+    assert sorted(path.name for path in lane.iterdir()) == sorted(path.name for path in one.iterdir())
+    losses = [[line["loss"] for line in records(folder / f"lane{i}") if line["kind"] == "train"] for i in range(2)]
+    assert losses[0] != losses[1], "seed, rate and decay reach their lane"
+    before = records(lane)
+    assert main(["train", f"--config={folder / 'one.py'}", f"--workdir={lane}"]) == 0
+    close(before, records(lane))  # its checkpoints are those of any run
 
 
 @pytest.mark.parametrize(

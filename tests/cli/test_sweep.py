@@ -24,7 +24,7 @@ def sweep():
         joint=[
             {{"name": "probe, slow", **probe, "optim.learning_rate": 1e-3}},
             {{"name": "probe, fast", **probe, "optim.learning_rate": 1e-1}},
-            {{"name": "diverges", "optim.learning_rate": 1e30, "strategy": {{"fine_tune": {{}}}}}},
+            {{"name": "mistake", "task.pool": "maen", **probe, "optim.learning_rate": 1e-1}},
         ],
     )
 """
@@ -54,9 +54,9 @@ def test_a_study_runs_probes_together_keeps_failures_and_starts_nothing_twice(co
     assert {name: each["state"] for name, each in found.items()} == {
         "probe, slow": "complete",
         "probe, fast": "complete",
-        "diverges": "failed",
+        "mistake": "failed",
     }
-    assert "exit code 3" in found["diverges"]["error"] and "learning_rate" in found["diverges"]["error"]
+    assert "exit code 2" in found["mistake"]["error"] and "Did you mean 'mean'" in found["mistake"]["error"]
     for name in ("probe, slow", "probe, fast"):
         folder = study / "trials" / found[name]["hash"]
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
