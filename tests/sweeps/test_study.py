@@ -175,6 +175,21 @@ def test_a_pruner_ends_what_does_badly(tmp_path):
         opened(tmp_path / "other", {**given, "pruner": {"name": "median", "startp": 2}})
 
 
+def test_hyperband_lets_the_best_go_on(tmp_path):
+    rates, ended = [0.9 - 0.05 * i for i in range(12)], {}
+    pruner = {"name": "hyperband", "most": 9, "factor": 3}
+    study = opened(tmp_path / "study", {"grid": {RATES: rates}, "pruner": pruner})
+    while (claimed := study.claim()) is not None:
+        rate = claimed.values[RATES]
+        seen = next((n for n in range(9) if study.report(claimed, n, rate * (n + 1) / 9)), None)
+        study.finish(claimed, "pruned" if seen is not None else "complete", rate)
+        ended[rate] = seen
+    study.close()
+    stopped = [rate for rate, seen in ended.items() if seen is not None]
+    assert ended[0.9] is None and len(stopped) >= 4, "each is worse than all before it"
+    assert {ended[rate] for rate in stopped} <= {1, 3}, "at the rungs of its brackets"
+
+
 def test_a_trial_whose_workers_keep_dying_has_failed(tmp_path):
     study = opened(tmp_path / "study", {"seeds": 1}, grace=1)
     for deaths in range(MOST_DEATHS):

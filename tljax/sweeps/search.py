@@ -69,7 +69,7 @@ def hyperband(*, least: int = 1, most: int | str = "auto", factor: int = 3):
     """Hyperband (Li et al. 2018), asynchronous: of the trials of a bracket one in `factor` goes on at each rung.
 
     Args:
-      least: evaluations of the first rung.
+      least: evaluations before the first rung, at which trials are compared.
       most: evaluations of a whole trial; "auto" takes them from the first one that is finished.
       factor: see above.
     """

@@ -138,7 +138,10 @@ class Study:
             self._rows.record_heartbeat(claimed.row)
 
     def report(self, claimed: Claimed, evaluation: int, value: float) -> bool:
-        """Tells the value of an evaluation, counted from 1; whether the pruner would stop the trial there."""
+        """Tells the value of an evaluation, counted from 0; whether the pruner would stop the trial there.
+
+        Optuna's pruners count so too: with a count from 1, Hyperband would stop most trials at their last evaluation.
+        """
         with self._alone():
             if self._rows.get_trial(claimed.row).state.is_finished():
                 return False

@@ -261,7 +261,7 @@ def _alone(worker: Worker, taken: Taken, waiting: Sequence[Taken]) -> None:
     def pruned() -> bool:
         nonlocal told
         values = found_in(taken.folder, worker.metric).values
-        news = [worker.study.report(claimed, i + 1, values[i]) for i in range(told, len(values))]
+        news = [worker.study.report(claimed, i, values[i]) for i in range(told, len(values))]
         told = len(values)
         return any(news)
 
