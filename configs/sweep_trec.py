@@ -6,7 +6,7 @@ validation set of 500 questions, which chooses the rate; the official test set i
 
     python launch.py sweep --config=configs/sweep_trec.py --study=runs/sweep_trec --workers=2 --data_dir=DATA
 
-Expected: see experiments/sweep_trec/README.md. Cost: 18 trials, about 25 minutes on one core.
+Expected: see experiments/sweep_trec/README.md. Cost: 18 trials, about 18 minutes of one core.
 """
 
 from ml_collections import ConfigDict
