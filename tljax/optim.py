@@ -50,7 +50,7 @@ def sgd(
 
     The decay is the L2 penalty that torch's SGD means by it, not the decoupled one. Sutskever et al. 2013.
     """
-    penalty = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
+    penalty = optax.identity() if _is_zero(weight_decay) else optax.add_decayed_weights(weight_decay)
     return optax.chain(penalty, optax.sgd(schedule, momentum=momentum or None, nesterov=nesterov))
 
 
@@ -92,7 +92,7 @@ def adafactor(
         parts.append(optax.scale_by_param_block_rms())
     if momentum is not None:
         parts.append(optax.ema(momentum, debias=False))
-    if weight_decay:
+    if not _is_zero(weight_decay):
         parts.append(optax.add_decayed_weights(weight_decay))
     return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
 
@@ -193,7 +193,7 @@ def make_optimizer(
       since: path → the step at which the leaf becomes live, for paths where that is not 0. Leaves of one start form a
         group with counts of its own: what an optimizer corrects in its first steps, it corrects in theirs.
       at: the step from which the optimizer is used: over the leaves that are live by then.
-      learning_rate: the highest value of the schedule; required.
+      learning_rate: the highest value of the schedule; required. It and `weight_decay` may be traced.
       name: a name in `OPTIMIZERS`.
       schedule: see `make_schedule`, also for `warmup` and `end`.
       warmup: below 1 a fraction of the steps, else a number of steps.
@@ -237,7 +237,8 @@ def make_optimizer(
         if start > at:
             continue
         factor, decay = factors[path], weight_decay if pulled[path] else 0.0
-        labels[path] = f"rate={factor!r}" + (",decay" if decay else "") + (f",since={start}" if start else "")
+        marks = ("" if _is_zero(decay) else ",decay") + (f",since={start}" if start else "")
+        labels[path] = f"rate={factor!r}{marks}"
         if labels[path] not in groups:
             groups[labels[path]] = call(make, (_scaled(rate, factor, start), decay), options, where="config.optim")
     update = optax.multi_transform(groups, labels)
@@ -262,13 +263,19 @@ def _decayed(shapes: Mapping[str, Any], no_decay: Sequence[str] | None) -> dict[
     return assign(rules, shapes, what="config.optim.no_decay", default=True)
 
 
+def _is_zero(decay: Any) -> bool:
+    """Whether there is no decay; what is traced is never known to be 0."""
+    return not isinstance(decay, jax.core.Tracer) and not decay
+
+
 def _check(**values: tuple[Any, str, Callable[[Any], bool]]) -> None:
-    """Each value is (value, what it must be, whether it is)."""
+    """Each value is (value, what it must be, whether it is). What is traced was checked by who traces it."""
     raise_faults(
         "The section config.optim cannot be used:",
         [
             f"{name} is {value!r}; it must be a number {wanted}."
             for name, (value, wanted, holds) in values.items()
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not holds(value)
+            if not isinstance(value, jax.core.Tracer)
+            and (isinstance(value, bool) or not isinstance(value, numbers.Real) or not holds(value))
         ],
     )

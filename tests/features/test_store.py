@@ -105,3 +105,15 @@ def test_a_whole_store_is_not_written_again(tmp_path):
 
     assert len(write(tmp_path / "store", FIELDS, 4, never())) == 4
     assert isinstance(Store(tmp_path / "store"), Store)
+
+
+def test_of_two_writers_at_a_time_the_slower_one_takes_what_the_other_wrote(tmp_path):
+    def overtaken():
+        for number, each in enumerate(examples()):
+            if number == 2:
+                write(tmp_path / "store", FIELDS, 4, examples())
+            yield each
+
+    store = write(tmp_path / "store", FIELDS, 4, overtaken())
+    np.testing.assert_array_equal(store[2]["hidden"], example(2)["hidden"])
+    assert [path.name for path in tmp_path.iterdir()] == ["store"], "nothing else is left behind"

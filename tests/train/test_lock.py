@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from tljax.base.errors import UserError
-from tljax.train.lock import NAME, owned
+from tljax.base.lock import NAME
+from tljax.train.lock import owned
 
 HOLD = """
 import sys, time
@@ -49,7 +50,7 @@ def test_a_second_process_is_refused_by_name_until_the_first_is_dead(holder, tmp
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
     import errno
 
-    from tljax.train import lock
+    from tljax.base import lock
 
     def refuse(file, how):
         raise OSError(errno.ENOLCK, "no locks")

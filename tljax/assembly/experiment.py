@@ -24,8 +24,9 @@ from tljax.assembly.objective import (
 from tljax.assembly.placing import Placement, check_placement, mesh_of
 from tljax.assembly.quantizing import exchanged, quantized_leaves, rounded
 from tljax.assembly.reading import Reading, check_batches, check_tasks, reading_of, sharers, task_of
-from tljax.assembly.sections import SECTIONS, Entry, ModelSection
+from tljax.assembly.sections import Entry, ModelSection
 from tljax.assembly.stages import scan_notes, scanned, training_stages
+from tljax.base.configs import SECTIONS
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
 from tljax.base.tables import call, lookup, suggest
@@ -128,7 +129,7 @@ def build(
     """The objects that `config` (plain nested dicts) describes, with all leaves in the memory of the host.
 
     Args:
-      config: the sections of a config; see `SECTIONS` and docs/configs.md.
+      config: the sections of a config; see `tljax.base.configs.SECTIONS` and docs/configs.md.
       data_dir: the folder of raw data, for sources that read files; default TLJAX_DATA.
       devices: those of the mesh, a sequence; default: all of the run.
       make: what makes models, as `make_model`.

@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 
 from tljax.base.errors import raise_faults
 
-SECTIONS = ("seed", "model", "task", "method", "strategy", "optim", "train", "mesh", "data", "probe")
-
 
 class Entry(NamedTuple):
     """One entry of `config.data`: a split of a source, what is taken of it, and how it is read.

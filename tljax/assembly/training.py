@@ -73,9 +73,9 @@ def training(experiment: Experiment) -> Training:
     return Training(phases, phases[0].step, state, phases[0].frozen, key, schedule, steps)
 
 
-def make_job(experiment: Experiment) -> Job:
-    """The job that `train` runs."""
-    parts = training(experiment)
+def make_job(experiment: Experiment, parts: Training | None = None) -> Job:
+    """The job that `train` runs; `parts` is its `training`, where that was made before."""
+    parts = parts or training(experiment)
     settings, reading = experiment.settings, experiment.reading
     sharding = batch_sharding(experiment.mesh)
     names = [name for name in experiment.sources if name not in experiment.method.streams]

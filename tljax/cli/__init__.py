@@ -8,6 +8,7 @@ VERBS = {
     "soup": "tljax.cli.soup:run",
     "export": "tljax.cli.export:run",
     "inspect": "tljax.cli.inspect:run",
+    "sweep": "tljax.cli.sweep:run",
     "report": "tljax.cli.report:run",
     "list": "tljax.cli.list:run",
 }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tljax.base.configs import set_value
 from tljax.base.errors import UserError
 from tljax.base.tables import suggest
 
@@ -34,21 +35,30 @@ def read_config(path: str | None, workdir: Path | None, overrides: Mapping[str, 
 
 def load_config(path: Path) -> dict[str, Any]:
     """What `get_config()` of the file returns, as plain dicts; tuples become lists, as in JSON."""
+    return _returned(path, "get_config")
+
+
+def load_sweep(path: Path) -> dict[str, Any]:
+    """What `sweep()` of a config file returns, in the same way."""
+    return _returned(path, "sweep")
+
+
+def _returned(path: Path, function: str) -> dict[str, Any]:
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path("configs")
         names = [str(p) for p in sorted(folder.glob("*.py"))]
         raise UserError(f"There is no config file {path}. {suggest(str(path), names)}")
     spec = importlib.util.spec_from_file_location(f"tljax_config_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file; a config file defines get_config().")
+        raise UserError(f"{path} is not a Python file; a config file defines {function}().")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(f"The config file {path} cannot be read: {type(error).__name__}: {error}") from error
-    if not hasattr(module, "get_config"):
-        raise UserError(f"The config file {path} defines no get_config().")
-    return _plain(module.get_config())
+    if not hasattr(module, function):
+        raise UserError(f"The config file {path} defines no {function}().")
+    return _plain(getattr(module, function)())
 
 
 def _plain(value: Any) -> Any:
@@ -67,15 +77,3 @@ def literal(text: str) -> Any:
         return _plain(ast.literal_eval(text))
     except (ValueError, SyntaxError):
         return {"true": True, "false": False, "none": None}.get(text, text)
-
-
-def set_value(config: dict[str, Any], key: str, value: Any) -> None:
-    """Sets the dotted `key`. Sections on the way are made; whether the name exists is checked by who reads it."""
-    *parents, name = key.split(".")
-    node = config
-    for depth, parent in enumerate(parents):
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            place = ".".join(["config", *parents[: depth + 1]])
-            raise UserError(f"--config.{key}: {place} is {node!r}, not a section.")
-    node[name] = value

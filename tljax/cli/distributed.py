@@ -21,7 +21,7 @@ from tljax.base.tables import suggest
 
 VERBS = ("train", "evaluate", "predict")
 """What several processes do together."""
-SEPARATE = ("list", "report")
+SEPARATE = ("list", "report", "sweep")
 """What needs no device: each process may do it by itself."""
 WAYS = ("auto", "off")
 GRACE = 30
@@ -71,7 +71,7 @@ def join(verb: str, options: argparse.Namespace, environment: Mapping[str, str] 
     """
     if options.distributed not in WAYS:
         raise UserError(f"--distributed={options.distributed}. {suggest(options.distributed, WAYS)}")
-    seconds = _number("--join_timeout", options.join_timeout, least=1)
+    seconds = number_of("--join_timeout", options.join_timeout, least=1)
     if options.distributed == "off" or verb in SEPARATE:
         return
     place, launcher = place_of(options, environment), launcher_of(environment)
@@ -117,8 +117,8 @@ def place_of(options: argparse.Namespace, environment: Mapping[str, str]) -> Pla
             f"--coordinator={given['coordinator']} is no address. It is HOST:PORT of the machine of process 0, with a "
             "free port from 1 to 65535, such as 10.0.0.2:7890."
         )
-    processes = _number("--processes", given["processes"], least=1)
-    process = _number("--process", given["process"], least=0)
+    processes = number_of("--processes", given["processes"], least=1)
+    process = number_of("--process", given["process"], least=0)
     if process >= processes:
         raise UserError(
             f"--process={process} is out of range: of {processes} processes the last has the number {processes - 1}."
@@ -298,7 +298,7 @@ def leave(code: int, message: str) -> int:
     return code
 
 
-def _number(flag: str, value: str, *, least: int) -> int:
+def number_of(flag: str, value: str, *, least: int) -> int:
     if not str(value).isdecimal() or int(value) < least:
         raise UserError(f"{flag}={value}: it must be a whole number from {least}.")
     return int(value)

@@ -18,6 +18,9 @@ ROOMS = (
     ("methods", "tljax.methods", "TABLE"),
     ("optimizers", "tljax.optim", "OPTIMIZERS"),
     ("schedules", "tljax.optim", "SCHEDULES"),
+    ("samplers of sweeps", "tljax.sweeps", "SAMPLERS"),
+    ("pruners of sweeps", "tljax.sweeps", "PRUNERS"),
+    ("launchers of sweeps", "tljax.sweeps", "LAUNCHERS"),
     ("verbs", "tljax.cli", "VERBS"),
 )
 

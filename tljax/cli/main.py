@@ -5,15 +5,16 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tljax.base.errors import RunError, UserError
 from tljax.base.memory import keep_freed_memory
 from tljax.base.tables import lookup, suggest
 from tljax.cli import VERBS
-from tljax.cli.config import read_config
+from tljax.cli.config import literal, read_config
 from tljax.cli.distributed import add_flags, check_same, join, joined, leave, wait_for_all
 
 OK, FAULT, USER_ERROR, RUN_ERROR = 0, 1, 2, 3
@@ -29,12 +30,14 @@ class Arguments(NamedTuple):
       workdir: the run folder, or None.
       data_dir: the folder of raw data, or None.
       options: the verb's own options: `text`, `input`, `output`, `split`, `topology`.
+      overrides: {dotted key: value}, which the command line set over the file.
     """
 
     config: dict[str, Any] | None
     workdir: Path | None
     data_dir: str | None
     options: argparse.Namespace
+    overrides: Mapping[str, Any] = MappingProxyType({})
 
 
 def main(argv: Sequence[str]) -> int:
@@ -89,6 +92,14 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     parser.add_argument("--topology", help="inspect: a slice of a TPU pod to compile for, such as v5e:16x16")
     parser.add_argument("--slices", type=_count, default=1, help="inspect: how many such slices, joined by DCN")
     parser.add_argument("--split", help="evaluate: the entry of config.data; default: test, else validation")
+    parser.add_argument("--trials", help="probe: a file of runs that train together, as sweep writes it")
+    parser.add_argument("--study", type=Path, help="sweep: the folder of the study")
+    parser.add_argument("--workers", default="1", help="sweep: how many work at a time")
+    parser.add_argument("--launcher", default="local", help="sweep: local, slurm, or dry to see what would start")
+    parser.add_argument("--storage", help="sweep: URL of a database, where hosts share more than a folder")
+    parser.add_argument("--retry", action="store_true", help="sweep: run again what failed")
+    parser.add_argument("--grace", default="60", help="sweep: seconds of silence after which a worker counts as dead")
+    parser.add_argument("--sbatch", default="", help="sweep: options of sbatch, as '--gpus=1 --time=04:00:00'")
     add_flags(parser)
     overrides, rest = _take_overrides(argv)
     known, unknown = parser.parse_known_intermixed_args(rest)
@@ -100,7 +111,8 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
         flags = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
         raise UserError(f"Unknown argument {unknown[0]!r}. {suggest(unknown[0].split('=')[0], flags)}\n{USAGE}")
     config = read_config(known.config, known.workdir, overrides)
-    return known.verb, Arguments(config, known.workdir, known.data_dir, known)
+    values = {key: literal(value) for key, value in overrides.items()}
+    return known.verb, Arguments(config, known.workdir, known.data_dir, known, values)
 
 
 def _take_overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:

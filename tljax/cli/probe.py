@@ -1,12 +1,14 @@
 """`probe`: linear classifiers on frozen features: logistic regression, ridge, or a grid of trained heads."""
 
+import json
+import signal
 import statistics
 import time
 from pathlib import Path
 
 from tljax.base.errors import UserError
 from tljax.cli.common import need_config, need_split
-from tljax.cli.main import Arguments
+from tljax.cli.main import RUN_ERROR, Arguments
 
 
 def run(arguments: Arguments) -> int:
@@ -16,6 +18,8 @@ def run(arguments: Arguments) -> int:
 
     Whatever strategy the config names, a probe trains the head alone.
     """
+    if arguments.options.trials is not None:
+        return run_together(arguments)
     started = time.monotonic()
     config = {**need_config(arguments), "strategy": {"linear_probe": {}}}
     from tljax.assembly.experiment import build
@@ -44,6 +48,35 @@ def run(arguments: Arguments) -> int:
         display.say(f"chosen: {', '.join(dict.fromkeys(draw['name'] for draw in draws))}")
     display.metrics("linear probe on frozen features", metrics)
     return 0
+
+
+def run_together(arguments: Arguments) -> int:
+    """Trains the runs that `--trials` names as one program, each in its folder, as `train` would one by one.
+
+    The file holds [{"config": resolved config, "workdir": folder}, …]; see `tljax.assembly.lanes` for what may differ.
+    """
+    try:
+        trials = json.loads(Path(arguments.options.trials).read_text(encoding="utf8"))
+        configs, workdirs = ([trial[name] for trial in trials] for name in ("config", "workdir"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--trials={arguments.options.trials} cannot be read: {error!r}.") from error
+    from tljax.assembly.lanes import lanes_of
+    from tljax.reports.run import write_run_report
+    from tljax.train.display import Display
+    from tljax.train.together import train_together
+
+    display = Display()
+    lanes = lanes_of(configs, data_dir=arguments.data_dir, say=display.say)
+    display.say(f"{len(configs)} heads train together")
+    folders = [Path(each) for each in workdirs]
+    errors, stopped = train_together(lanes.jobs, folders, *lanes[1:], display=display, finished=write_run_report)
+    if stopped is not None:
+        display.say("stopped; each run is saved, and `train` continues it by itself.")
+        return 128 + signal.Signals(stopped)
+    for workdir, error in zip(workdirs, errors, strict=True):
+        if error is not None:
+            display.say(f"{workdir}: the run stopped. {error}")
+    return RUN_ERROR if any(errors) else 0
 
 
 def _mean(numbers: list[dict[str, float]]) -> dict[str, float]:

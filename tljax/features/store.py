@@ -5,6 +5,7 @@ was full, leaves nothing that could be taken for a store.
 """
 
 import contextlib
+import errno
 import json
 import shutil
 import uuid
@@ -18,6 +19,8 @@ import numpy as np
 from tljax.base.errors import RunError
 
 INDEX, PLACES, WRITING = "index.json", "places.bin", "writing-"
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
+"""What the system says of a folder that cannot be renamed because another one stands there."""
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
 """Dtypes that NumPy does not know by name."""
 
@@ -142,8 +145,11 @@ def write(
         (temporary / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf8")
         if folder.exists() and not is_whole(folder):
             shutil.rmtree(folder)
-        with contextlib.suppress(FileExistsError):  # another process was faster, and its store is as good
+        try:
             temporary.rename(folder)
+        except OSError as error:
+            if error.errno not in TAKEN:
+                raise  # otherwise another process was faster, and its store is as good
         return Store(folder)
     except OSError as error:
         raise RunError(

@@ -24,3 +24,21 @@ TABLE = {
     "zero_shot": "tljax.tasks.zero_shot:zero_shot",
 }
 """Name → where the task is."""
+
+MAIN = {
+    "causal_lm": ("perplexity", "min"),
+    "classification": ("accuracy", "max"),
+    "contrastive": ("mean_recall", "max"),
+    "ctc": ("wer", "min"),
+    "detection": ("map", "max"),
+    "few_shot": ("accuracy", "max"),
+    "masked_lm": ("perplexity", "min"),
+    "permutation_lm": ("perplexity", "min"),
+    "pretraining": ("loss", "min"),
+    "question_answering": ("f1", "max"),
+    "segmentation": ("mean_iou", "max"),
+    "sentence_pairs": ("mean_reciprocal_rank", "max"),
+    "token_classification": ("f1", "max"),
+    "zero_shot": ("accuracy", "max"),
+}
+"""Name → the metric that chooses, and which way; of tasks that do not take it as an option. For who may load none."""

@@ -123,7 +123,7 @@ def train(job: Job, workdir: Path, *, display: Display, allow: Sequence[str] = (
         is at work in it.
       RunError: a loss or gradient is not finite, the disk is full, the place is gone; the checkpoints are intact.
     """
-    with _opened(job, Path(workdir), display, allow) as run:
+    with opened(job, Path(workdir), display, allow) as run:
         return _train(run, allow)
 
 
@@ -142,7 +142,7 @@ def replay(job: Job, workdir: Path, *, display: Display) -> str:
         raise UserError("--debug_nans runs operations one by one, which one process does. Give --distributed=off.")
     workdir = Path(workdir)
     step = divergence.last_kept(workdir)
-    with _opened(job, workdir, display, ()) as run:
+    with opened(job, workdir, display, ()) as run:
         state, start, _ = _restored(run, ())
         if start >= step:
             raise UserError(f"The checkpoints in {workdir} are of step {start}, and step {step} is to be replayed.")
@@ -159,7 +159,7 @@ def replay(job: Job, workdir: Path, *, display: Display) -> str:
 
 
 @contextmanager
-def _opened(job: Job, workdir: Path, display: Display, allow: Sequence[str]) -> Iterator[_Run]:
+def opened(job: Job, workdir: Path, display: Display, allow: Sequence[str]) -> Iterator[_Run]:
     """The job in its folder, with everything that must be closed again; failures of the place become a `RunError`."""
     try:
         with owned(workdir, say=display.say):
@@ -210,7 +210,7 @@ def _train(run: _Run, allow: Sequence[str]) -> Result:
     stop = stop_on_signals()
     try:
         with run.display.progress(start, job.steps):
-            around, evaluate = _hooks(run, elapsed, stop, start, meta)
+            around, evaluate = hooks_of(run, elapsed, stop, start, meta)
             state, step, reason = run_loop(
                 job.step,
                 state,
@@ -233,7 +233,7 @@ def _train(run: _Run, allow: Sequence[str]) -> Result:
         run.line.update(step=step, best_step=run.best.step, metrics=chosen, error=reason, seconds=round(elapsed(), 3))
         return Result(state, step, reason, stop.received(), {})
     # A run that was finished before keeps the time that it took.
-    return Result(state, step, reason, None, _conclude(run, state, step, elapsed() if step > start else seconds))
+    return Result(state, step, reason, None, conclude(run, state, step, elapsed() if step > start else seconds))
 
 
 def tree_of(state: State) -> dict[str, Any]:
@@ -333,7 +333,7 @@ def _filled(tree: Any, first: Any, say: Callable[[str], None]) -> Any:
     return own
 
 
-def _hooks(
+def hooks_of(
     run: _Run, elapsed: Callable[[], float], stop: Stop, start: int, restored: Mapping[str, Any]
 ) -> tuple[list[hooks.Hook], Callable[[int, State, dict], str | None]]:
     """(what happens around steps, what evaluates after one) of a run that was `restored`, or not, at step `start`."""
@@ -383,7 +383,7 @@ def _hooks(
     return [log, evaluate, hooks.save(save, every=every, last=job.steps, settle=settle, saved=there)], evaluate.after
 
 
-def _conclude(run: _Run, state: State, step: int, seconds: float) -> dict[str, dict[str, float]]:
+def conclude(run: _Run, state: State, step: int, seconds: float) -> dict[str, dict[str, float]]:
     """The numbers of the chosen checkpoint on every split, recorded."""
     best, chosen, of_step = run.best, state, step
     if best.step not in (None, step):
