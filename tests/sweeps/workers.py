@@ -20,7 +20,7 @@ CONFIG = {
     "train": {"fail": False, "seconds": 0.0, "cache": "off"},
     "data": {"train": {"source": "a"}, "validation": {"source": "a"}},
 }
-GRACE = 3
+GRACE = 6
 
 
 def opened(folder: Path, given: dict, url: str | None = None, grace: int = GRACE) -> Study:
