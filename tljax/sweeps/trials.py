@@ -1,10 +1,8 @@
 """A trial's run folder, and the process that runs it."""
 
-import ctypes
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,8 +21,6 @@ FILE, LOG, LOCK = "trial.json", "output.log", ".worker"
 STATES = ("running", "complete", "pruned", "failed")
 SAID = 2000
 """Characters of what a process that failed said last."""
-DIES_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG of Linux."""
 
 
 class Plan(NamedTuple):
@@ -164,25 +160,15 @@ def start(
       cores: on which it runs; none names all.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    parent, cores, libc = os.getpid(), set(cores), ctypes.CDLL(None)
-
-    def prepare() -> None:
-        if sys.platform == "linux":
-            libc.prctl(DIES_WITH_PARENT, signal.SIGTERM)
-            if os.getppid() != parent:  # killed in between
-                os._exit(1)
-            if cores:
-                os.sched_setaffinity(0, cores)
-
+    guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py")), str(os.getpid())]
     with log.open("ab") as file:
         return subprocess.Popen(
-            command,
+            [*guard, ",".join(map(str, cores)), *command],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
-            preexec_fn=prepare,
         )
 
 
