@@ -52,7 +52,7 @@ def train_together(
     Raises:
       UserError, RunError: as `tljax.train.job.train`.
     """
-    started, quiet = time.monotonic(), Display(Console(quiet=True))
+    started, processor, quiet = time.monotonic(), time.process_time(), Display(Console(quiet=True))
     steps, settings, count = jobs[0].steps, jobs[0].settings, len(jobs)
     every = {jobs[0].interval, settings.save_every or jobs[0].interval}
     ended: dict[int, Ended] = {}
@@ -89,9 +89,10 @@ def train_together(
         _log(around, pending, ended, state)
         for i in range(count):
             ended.setdefault(i, Ended(row_of(state, i), done))
-            runs[i].line["step"] = ended[i].step
+            share = round((time.process_time() - processor) / count, 3)
+            runs[i].line.update(step=ended[i].step, seconds=round(elapsed(), 3), processor_seconds=share)
             if ended[i].error is not None:
-                runs[i].line.update(state="failed", error=ended[i].error, seconds=round(elapsed(), 3))
+                runs[i].line.update(state="failed", error=ended[i].error)
             else:
                 for hook in around[i]:
                     hook.finish(ended[i].step, ended[i].state)
