@@ -67,6 +67,9 @@ def test_probes_that_train_together_are_the_runs_one_by_one(base, capsys):
     assert main(["probe", f"--trials={folder / 'trials.json'}"]) == 3
     assert f"{folder / 'lane2'}: the run stopped. The loss is" in capsys.readouterr().err.replace("\n", "")
     assert [records(folder / f"lane{i}")[-1]["kind"] == "end" for i in range(3)] == [True, True, False]
+    told = [json.loads((folder / f"lane{i}" / "records.jsonl").read_text()) for i in range(3)]
+    assert [each["state"] for each in told] == ["done", "done", "failed"] and "The loss is" in told[2]["error"]
+    assert [each["step"] for each in told[:2]] == [told[0]["steps"]] * 2
     (folder / "one.py").write_text(f"def get_config():\n    return {configs[1]!r}\n")
     lane, one = folder / "lane1", folder / "one"
     assert main(["train", f"--config={folder / 'one.py'}", f"--workdir={one}"]) == 0
