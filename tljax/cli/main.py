@@ -82,6 +82,8 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     parser.add_argument("--allow", default="", help="train: sections of the config that may differ, as data,mesh")
     parser.add_argument("--debug_nans", action="store_true", help="train: replay the step at which the run diverged")
     parser.add_argument("--topology", help="inspect: a slice of a TPU pod to compile for, such as v5e:16x16")
+    parser.add_argument("--checkpoints", help="select: names, SOURCE or NAME=SOURCE, by comma")
+    parser.add_argument("--budget", help="select: verify by short runs for so long, such as 90s, 10m, 2h")
     parser.add_argument("--split", help="evaluate: the entry of config.data; default: test, else validation")
     add_flags(parser)
     overrides, rest = _take_overrides(argv)
