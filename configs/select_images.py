@@ -46,6 +46,5 @@ def get_config() -> ConfigDict:
             ),
         ),
         examples=3000,
-        scores=("logme", "regularized_h_score", "gbc", "knn"),
     )
     return config

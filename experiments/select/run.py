@@ -165,7 +165,7 @@ def ranking(records: Sequence[Mapping[str, Any]], selections: Mapping[str, Mappi
     """Two tables in Markdown: the weighted τ of each score, and what was advised beside what was best."""
     from tljax.transferability.correlation import weighted_tau
 
-    scores = ["accuracy", "logme", "regularized_h_score", "gbc", "knn", "alignment"]
+    scores = ["accuracy", "neighbour", "logme", "regularized_h_score", "gbc", "alignment"]
     lines = [f"| what is ranked | of | {' | '.join(scores)} |", f"|{'---|' * (len(scores) + 2)}"]
     for name, found in selections.items():
         tuned = actual(records, name)
@@ -200,7 +200,7 @@ def ranking(records: Sequence[Mapping[str, Any]], selections: Mapping[str, Mappi
 
 
 def _score(row: Mapping[str, Any], score: str) -> float:
-    return row[score] if score in ("accuracy", "alignment") else row["scores"][score]
+    return row[score] if score in row else row["scores"][score]
 
 
 def _tau(function: Any, scores: Sequence[float], results: Sequence[float]) -> str:

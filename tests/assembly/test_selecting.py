@@ -23,12 +23,12 @@ from tljax.transferability.advice import STRATEGIES
 def config(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TLJAX_CACHE", str(tmp_path / "cache"))
     found = load_config(folder / "config.py")
-    return {**found, "select": {"scores": ["logme", "knn"]}}
+    return {**found, "select": {"scores": ["logme"]}}
 
 
 def test_depths_are_means_over_tokens_and_the_top_is_what_the_head_reads(config, tmp_path, monkeypatch):
-    candidate = selecting.candidates({**config, "task": {"name": "classification", "pool": "cls"}}, None)[0]
-    experiment, pretrained = selecting._built(candidate, None)
+    task = {"name": "classification", "pool": "cls"}
+    experiment, pretrained = selecting._built({**config, "task": task}, None)
     source, processor = experiment.sources["train"], experiment.processors["train"]
     found = read_depths(experiment, pretrained, source, processor, most=6)
     assert list(found.features) == ["embed", "block0", "block1"] and found.own is None
@@ -57,7 +57,7 @@ def test_the_own_classifier_gives_the_scores_of_its_classes(tmp_path, config, mo
     images = np.random.default_rng(0).integers(0, 255, (40, 8, 8, 3)).astype(np.uint8)
     np.savez(tmp_path / "train.npz", image=images, label=np.arange(40) % 4)
     model = {"family": "cifar_resnet", "variant": {"blocks": 1, "widths": [4, 4, 8]}}
-    config = {**config, "model": model, "task": {"name": "classification"}}
+    config = {**config, "model": model, "task": {"name": "classification"}, "select": {"scores": [], "depths": 2}}
     config["data"] = {"train": {"source": f"npz:{tmp_path}/train.npz", "processor": {"size": 8}}}
     head = {"kernel": jax.numpy.ones((8, 3)) * jax.numpy.arange(3), "bias": jax.numpy.zeros(3)}
 
@@ -116,12 +116,13 @@ def test_sources_names_and_sections_make_candidates(config):
     config = {**config, "select": {"checkpoints": known}}
     all_of_them = selecting.candidates(config, None)
     assert [each.name for each in all_of_them] == ["small", "slow"]
-    assert all_of_them[0].config["model"] == known["small"]["model"]
-    assert all_of_them[1].config["optim"] == {**config["optim"], "learning_rate": 1e-5}
+    laid = [selecting.laid_over(config, each.sections) for each in all_of_them]
+    assert laid[0]["model"] == known["small"]["model"]
+    assert laid[1]["optim"] == {**config["optim"], "learning_rate": 1e-5}
     config["model"] = {"source": "c", "sha256": "0", "processor": {"size": 8}}
     mixed = selecting.candidates(config, "small, x=d/e.th,f/g.th")
     assert [each.name for each in mixed] == ["small", "x", "g"]
-    assert mixed[1].config["model"] == {"source": "d/e.th", "processor": {"size": 8}}
+    assert mixed[1].sections["model"] == {"source": "d/e.th", "processor": {"size": 8}}
     for wanted, message in (("smal", "Did you mean 'small'"), ("a/x.th,b/x.th", "two are called 'x'"), (",", "none")):
         with pytest.raises(UserError, match=message):
             selecting.candidates(config, wanted)

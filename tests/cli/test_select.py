@@ -20,9 +20,9 @@ def parts(tmp_path_factory):
             one=dict(),
             two=dict(model=dict(source={str(folder / "two")!r}), optim=dict(learning_rate=1e-3)),
         ),
-        scores=("logme", "knn"),
+        scores=("logme",),
         finalists=1,
-        eta=2,
+        eta=4,
         strategies=dict(adapters=dict(strategy=dict(lora=dict(rank=2)))),
     )
     """
@@ -48,36 +48,31 @@ def test_scores_are_shown_and_kept_and_a_page_is_written(parts, tmp_path, capsys
     assert not (workdir / "runs").exists()
 
 
-def test_a_budget_verifies_and_the_same_command_runs_nothing_again(parts, tmp_path, capsys):
+def test_a_budget_verifies_and_the_same_command_goes_on_with_what_has_run(parts, tmp_path, capsys):
     _, config = parts
-    command = ["select", f"--config={config}", f"--workdir={tmp_path / 'w'}", "--budget=1h", "--checkpoints=two"]
-    command += ["--config.train.steps=4", "--config.train.save_every=4"]
-    assert main(command) == 0
-    shown = capsys.readouterr().err
-    assert "the runs find two: " in shown
-    first = json.loads((tmp_path / "w" / "select.json").read_text())
-    verified = first["verification"]
-    assert [rung["steps"] for rung in verified["rungs"]] == [2, 4] and verified["ended"] is None
-    assert [len(rung["tried"]) for rung in verified["rungs"]] == [4, 2]
-    values = {each["candidate"]: each["value"] for each in verified["rungs"][0]["tried"]}
+    workdir = tmp_path / "w"
+    command = ["select", f"--config={config}", f"--workdir={workdir}", "--checkpoints=two", "--config.train.steps=2"]
+    assert main([*command, "--budget=0.01s"]) == 0
+    assert "3 of the rung did not run" in capsys.readouterr().err
+    begun = json.loads((workdir / "select.json").read_text())["verification"]["rungs"]
+    assert main([*command, "--budget=1h"]) == 0
+    assert "the runs find two: " in capsys.readouterr().err
+    whole = json.loads((workdir / "select.json").read_text())
+    verified = whole["verification"]
+    (rung,) = verified["rungs"]
+    assert rung["steps"] == 2 and verified["ended"] is None and rung["tried"][:1] == begun[0]["tried"]
+    values = {each["candidate"]: each["value"] for each in rung["tried"]}
     assert set(values) == {f"two: {way}" for way in ("linear_probe", "last_stages", "adapters", "fine_tune")}
     assert all(0 <= value <= 1 for value in values.values())
-    lora = tmp_path / "w" / "runs" / "two_adapters" / "rung1" / "config.json"
-    ran = json.loads(lora.read_text())["config"]
+    assert verified["winner"]["value"] == max(values.values())
+    ran = json.loads((workdir / "runs" / "two_adapters" / "rung1" / "config.json").read_text())["config"]
     assert ran["strategy"] == {"lora": {"rank": 2}} and ran["optim"]["learning_rate"] == 1e-3
-    assert "test" not in ran["data"] and "select" not in ran
-    assert "Short runs" in (tmp_path / "w" / "select.html").read_text()
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "w" / "runs").rglob("metrics.jsonl")}
-    assert main(command) == 0
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "w" / "runs").rglob("metrics.jsonl")} == before
-    assert json.loads((tmp_path / "w" / "select.json").read_text()) == first
-
-
-def test_a_budget_that_is_over_says_what_did_not_run(parts, tmp_path, capsys):
-    _, config = parts
-    command = ["select", f"--config={config}", f"--workdir={tmp_path / 'w'}", "--checkpoints=one", "--budget=0.001s"]
-    assert main(command) == 0
-    assert "4 of the rung did not run" in capsys.readouterr().err
+    assert "test" not in ran["data"] and "select" not in ran and ran["train"]["steps"] == 2
+    assert "Short runs" in (workdir / "select.html").read_text()
+    before = {path: path.stat().st_mtime_ns for path in (workdir / "runs").rglob("metrics.jsonl")}
+    assert main([*command, "--budget=1h"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (workdir / "runs").rglob("metrics.jsonl")} == before
+    assert json.loads((workdir / "select.json").read_text()) == whole
 
 
 def test_mistakes_exit_with_2(parts, tmp_path, capsys):

@@ -26,8 +26,11 @@ def test_validation_is_judged_by_the_best_of_the_penalties_as_in_scikit_learn(da
         .score((others - mean) / scale, expected)
         for c in SETTINGS.strengths()
     )
-    assert right.shape == (60,) and right.dtype == bool
-    assert abs(right.mean() - best) <= 1 / 60
+    assert right.linear.shape == (60,) and right.linear.dtype == bool
+    assert abs(right.linear.mean() - best) <= 1 / 60
+    distances = ((train[:, None] - others) ** 2).sum(-1)
+    assert (right.neighbour == (there[distances.argmin(0)] == expected)).all()
+    assert right.better.mean() == max(right.linear.mean(), right.neighbour.mean())
 
 
 def test_cross_validation_holds_every_example_out_once(data):
@@ -37,12 +40,12 @@ def test_cross_validation_holds_every_example_out_once(data):
     for label in range(3):
         shares = [(y[part] == label).sum() for part in parts]
         assert max(shares) - min(shares) <= 1
-    assert 0.6 < held_out_right(x, y, 3).mean() < 0.95
+    assert 0.6 < held_out_right(x, y, 3).linear.mean() < 0.95
     shuffled = np.random.default_rng(1).permutation(y)
-    assert held_out_right(x, shuffled, 3).mean() < 0.55, "nothing can be learnt of labels drawn at random"
+    assert held_out_right(x, shuffled, 3).better.mean() < 0.55, "nothing can be learnt of labels drawn at random"
 
 
 def test_shift_and_scale_change_nothing(data):
     x, y = data
-    moved = held_out_right(100 * x + 7, y, 3)
-    assert (moved == held_out_right(x, y, 3)).mean() > 0.98
+    moved, still = held_out_right(100 * x + 7, y, 3), held_out_right(x, y, 3)
+    assert (moved.linear == still.linear).mean() > 0.98 and (moved.neighbour == still.neighbour).mean() > 0.98

@@ -16,7 +16,9 @@ def right(share: float, *, seed: int = 0) -> np.ndarray:
 
 
 def evidence(low: float = 0.5, top: float = 0.7, *, per_class: int = 20, **more) -> Evidence:
-    return Evidence(per_class=per_class, right={"block0": right(low), "block1": right(top, seed=1)}, **more)
+    linear = {"block0": right(low), "block1": right(top, seed=1)}
+    neighbour = {"block0": right(0.3, seed=8), "block1": right(more.pop("neighbours", 0.3), seed=9)}
+    return Evidence(per_class=per_class, right=linear, neighbour=neighbour, **more)
 
 
 @pytest.mark.parametrize(

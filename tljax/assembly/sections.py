@@ -121,7 +121,7 @@ class Select(NamedTuple):
     checkpoints: Mapping[str, Mapping[str, Any]] = {}
     depths: int = 6
     examples: int = 2000
-    scores: Sequence[str] = ("logme", "regularized_h_score", "gbc", "knn")
+    scores: Sequence[str] = ("logme", "regularized_h_score", "gbc")
     source: Mapping[str, Any] | None = None
     strategies: Mapping[str, Mapping[str, Any]] = {}
     finalists: int = 2

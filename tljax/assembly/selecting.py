@@ -24,7 +24,7 @@ from tljax.data.subsets import labels_of, subset
 from tljax.strategies.lora import DEFAULT
 from tljax.strategies.stages import by_stage
 from tljax.strategies.targets import kernels
-from tljax.train.held_out import held_out_right
+from tljax.train.held_out import Right, held_out_right
 from tljax.transferability.advice import STRATEGIES, Advice, Evidence, advise, ahead, gap, percent
 
 WHOLE = ("model", "strategy")
@@ -36,10 +36,10 @@ ADAPTER_RATE = 20
 
 
 class Candidate(NamedTuple):
-    """A checkpoint to compare: `name`, and `config`, the resolved config with it as the model."""
+    """A checkpoint to compare: `name`, and `sections`, which are laid over the config for it."""
 
     name: str
-    config: dict[str, Any]
+    sections: Mapping[str, Any]
 
 
 class Rows(NamedTuple):
@@ -57,8 +57,8 @@ class Rows(NamedTuple):
     classes: int
     seed: int
 
-    def right(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(M,): whether a linear classifier is right on each example that it was not fitted to."""
+    def right(self, features: Mapping[str, np.ndarray]) -> Right:
+        """Which examples simple classifiers are right on that they were not fitted to."""
         there = "validation" in self.sources
         validation = (features["validation"], self.labels["validation"]) if there else None
         given = features["train"], self.labels["train"], self.classes
@@ -92,8 +92,7 @@ def candidates(config: Mapping[str, Any], wanted: str | None) -> list[Candidate]
     """
     known = settings_of(config).checkpoints
     if wanted is None:
-        sections = dict(known) or {"checkpoint": {}}
-        return [Candidate(name, laid_over(config, each)) for name, each in sections.items()]
+        return [Candidate(*each) for each in (dict(known) or {"checkpoint": {}}).items()]
     found, faults = [], []
     for text in filter(None, (each.strip() for each in wanted.split(","))):
         name, _, source = text.partition("=")
@@ -108,7 +107,7 @@ def candidates(config: Mapping[str, Any], wanted: str | None) -> list[Candidate]
             name = name if source else PurePath(name).stem
         if name in [each.name for each in found]:
             faults.append(f"two are called {name!r}; name them: NAME={source or text}.")
-        found.append(Candidate(name, laid_over(config, sections)))
+        found.append(Candidate(name, sections))
     if not found and not faults:
         faults.append("none is named.")
     raise_faults("--checkpoints cannot be compared:", faults)
@@ -129,15 +128,16 @@ def select(
     Returns:
       `examples` and `classes` of the task, `held_out` (how accuracies were told), `raw` (the classifier on the inputs;
       None where there is none), `checkpoints`, the first advised one first, each with its `depths`, `own` (the scores
-      of its own classifier), `advice` and `ways` (see `ways`); `recommendation`.
+      of its own classifier), `advice` and `ways` (strategy → sections laid over the config); `recommendation`.
 
     Raises:
       UserError: a task that is not one class an example, or see `candidates` and `build`.
     """
     settings, given = settings_of(config), candidates(config, wanted)
-    raw, found, evidence, about = None, [], {}, {}
+    raw_right, found, evidence, about = None, [], {}, {}
     for candidate in given:
-        experiment, pretrained = _built(candidate, data_dir)
+        mine = laid_over(config, candidate.sections)
+        experiment, pretrained = _built(mine, data_dir)
         rows = _rows(experiment, settings)
         if not about:
             raw = raw_features(rows.sources, experiment.processors)
@@ -151,10 +151,13 @@ def select(
             for name, source in rows.sources.items()
         }
         entry, known = _scored(experiment, settings, rows, depths, pretrained, data_dir)
-        known = known._replace(raw=raw_right, per_class=about["per_class"])
+        known = known._replace(raw=raw_right.better if raw_right else None, per_class=about["per_class"])
         advice, evidence[candidate.name] = advise(known), known
         entry |= {"name": candidate.name, "advice": _plain_advice(advice)}
-        entry["ways"] = ways(candidate.config, experiment, settings, advice, adaptable=known.adaptable)
+        entry["ways"] = {
+            way: laid_over(candidate.sections, sections)
+            for way, sections in ways(mine, experiment, settings, advice, adaptable=known.adaptable).items()
+        }
         found.append(entry)
     ranked, reason = _ranked(found, evidence)
     first = ranked[0]
@@ -169,12 +172,12 @@ def select(
     }
 
 
-def _built(candidate: Candidate, data_dir: str | None) -> tuple[Experiment, Pretrained]:
+def _built(config: Mapping[str, Any], data_dir: str | None) -> tuple[Experiment, Pretrained]:
     """(the experiment of a linear probe, the checkpoint with its own head)."""
-    data = {name: entry for name, entry in (candidate.config.get("data") or {}).items() if name in SCORED}
+    data = {name: entry for name, entry in (config.get("data") or {}).items() if name in SCORED}
     if not data.get("train"):
         raise UserError("config.data has no `train`, so there is nothing to score checkpoints on.")
-    config = {key: x for key, x in candidate.config.items() if key not in ("method", "select", "optim")}
+    config = {key: x for key, x in config.items() if key not in ("method", "select", "optim")}
     made: list[tuple] = []
 
     def make(section: Any, key: Any) -> tuple:
@@ -237,8 +240,8 @@ def _scored(
     scored = {name: lookup(transferability.TABLE, name, what="score") for name in ("leep", "nce")}
     evidence = Evidence(
         per_class=0,
-        right=right,
-        neighbours=table[-1]["scores"].get("knn"),
+        right={depth: each.linear for depth, each in right.items()},
+        neighbour={depth: each.neighbour for depth, each in right.items()},
         alignment={row["depth"]: row["alignment"] for row in table if row["alignment"] is not None},
         distance=table[-1]["distance"],
         adaptable=_adaptable(experiment),
@@ -257,11 +260,12 @@ def _row(rows: Rows, features: Mapping[str, np.ndarray], right: np.ndarray, sett
     labels, x = rows.labels["train"], features["train"]
     scores = {name: lookup(transferability.TABLE, name, what="score")(x, labels) for name in settings.scores}
     aligned = domains.linear_cka(x, np.eye(rows.classes)[labels])
-    share = float(right.mean())
+    share = float(right.linear.mean())
     return {
         "width": x.shape[1],
         "accuracy": share,
-        "error": math.sqrt(share * (1 - share) / len(right)),
+        "error": math.sqrt(share * (1 - share) / len(right.linear)),
+        "neighbour": float(right.neighbour.mean()),
         "scores": scores,
         "alignment": aligned if math.isfinite(aligned) else None,
     }

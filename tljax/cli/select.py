@@ -38,7 +38,7 @@ def run(arguments: Arguments) -> int:
 
     display = Display()
     found = select(config, arguments.options.checkpoints, data_dir=arguments.data_dir, say=display.say)
-    display.console.print(score_table(found))
+    display.console.print(score_table(found), width=None if display.console.is_terminal else 140)
     _say_advice(display.say, found)
     found = {"config": _plain(config), "checkpoints_given": arguments.options.checkpoints, **found}
     if arguments.workdir is None:
@@ -73,20 +73,28 @@ def seconds_of(text: str | None) -> float | None:
 
 
 def score_table(found: Mapping[str, Any]) -> Table:
-    """A row a depth of each checkpoint, and one of the raw inputs; accuracies in per cent."""
+    """A row a depth of each checkpoint, and one of the raw inputs; accuracies are those of `tljax.train.held_out`."""
     scores = list(found["checkpoints"][0]["depths"][0]["scores"])
     distances = any(row.get("distance") is not None for each in found["checkpoints"] for row in each["depths"])
     title = f"{found['scored']['train']} examples of {found['classes']} classes; accuracy by {found['held_out']}"
     table = Table(title=title, title_justify="left")
     for name in ("checkpoint", "depth"):
         table.add_column(name, no_wrap=True)
-    for name in ("width", "accuracy", *scores, "CKA with classes", *(["A-distance"] if distances else [])):
+    for name in (
+        "width",
+        "accuracy, %",
+        "neighbour, %",
+        *scores,
+        "CKA with classes",
+        *(["A-distance"] if distances else []),
+    ):
         table.add_column(name, justify="right")
     rows = [(each["name"], row) for each in found["checkpoints"] for row in each["depths"]]
     rows += [("raw inputs", {"depth": "", **found["raw"]})] if found["raw"] else []
     last = None
     for name, row in rows:
         cells = [str(row["width"]), f"{100 * row['accuracy']:.1f} ± {100 * row['error']:.1f}"]
+        cells.append(f"{100 * row['neighbour']:.1f}")
         cells += [_short(row["scores"][score]) for score in scores]
         cells += [_short(row["alignment"]), *([_short(row.get("distance"))] if distances else [])]
         table.add_row(name if name != last else "", row["depth"], *cells)

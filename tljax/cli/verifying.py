@@ -82,13 +82,12 @@ def verify(
 
 def runs_of(arguments: Arguments, found: Mapping[str, Any], finalists: int) -> dict[str, Run]:
     """Name → run, of the strategies of the first `finalists` checkpoints; of each the advised one first."""
-    from tljax.assembly.selecting import candidates, laid_over
+    from tljax.assembly.selecting import laid_over
 
-    configs = {each.name: each.config for each in candidates(arguments.config, arguments.options.checkpoints)}
     runs = {}
     for each in found["checkpoints"][:finalists]:
         for strategy in sorted(each["ways"], key=lambda way, each=each: way != each["advice"]["strategy"]):
-            config = laid_over(configs[each["name"]], each["ways"][strategy])
+            config = laid_over(arguments.config, each["ways"][strategy])
             runs[f"{each['name']}: {strategy}"] = Run(config, strategy)
     return runs
 

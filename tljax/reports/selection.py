@@ -18,8 +18,9 @@ NAMES = {
 }
 NOTE = (
     "Accuracy is that of a linear classifier on frozen features, of examples that it was not fitted to, with its "
-    "standard error. Lower depths are means over tokens or pixels, the top one is what the head reads. CKA: how much "
-    "of the features' similarities is that of the classes, from 0 to 1. Compare scores within a column only."
+    "standard error; neighbour is that of the nearest one. Lower depths are means over tokens or pixels, the top one "
+    "is what the head reads. CKA: how much of the features' similarities is that of the classes, from 0 to 1. "
+    "Compare scores within a column only."
 )
 
 
@@ -77,14 +78,28 @@ def _table(found: Mapping[str, Any]) -> Html:
             rows.append([each["name"], row["depth"], *_cells(row, scores)])
     if found["raw"]:
         rows.append(["raw inputs", "", *_cells(found["raw"], scores)])
-    titles = ["checkpoint", "depth", "width", "accuracy, %", *scores, "CKA with classes", "A-distance to the source"]
+    titles = [
+        "checkpoint",
+        "depth",
+        "width",
+        "accuracy, %",
+        "neighbour, %",
+        *scores,
+        "CKA with classes",
+        "A-distance to the source",
+    ]
     return table(titles, rows, marked=marked)
 
 
 def _cells(row: Mapping[str, Any], scores: list[str]) -> list[str]:
     accuracy = f"{100 * row['accuracy']:.1f} ± {100 * row['error']:.1f}"
     numbers = [*(row["scores"][name] for name in scores), row["alignment"], row.get("distance")]
-    return [str(row["width"]), accuracy, *("–" if x is None else f"{x:.4g}" for x in numbers)]
+    return [
+        str(row["width"]),
+        accuracy,
+        f"{100 * row['neighbour']:.1f}",
+        *("–" if x is None else f"{x:.4g}" for x in numbers),
+    ]
 
 
 def _picture(found: Mapping[str, Any]) -> Html:

@@ -31,8 +31,8 @@ class Evidence(NamedTuple):
       per_class: labelled examples of the smallest class.
       right: depth → (N,), whether a linear classifier on the features there was right on examples that it was not
         fitted to; from the bottom up, the last one is what the head reads.
-      raw: (N,), the same of a classifier on the inputs themselves; None where there is none.
-      neighbours: accuracy of the nearest neighbours at the top; None where it was not scored.
+      neighbour: the same of the nearest neighbour.
+      raw: (N,), the same of the better of both on the inputs themselves; None where there is none.
       alignment: depth → CKA of the features and the classes, from 0 to 1.
       distance: proxy A-distance between the source's data and the task's at the top, from 0 to 2; None where the
         source's data are not there.
@@ -41,8 +41,8 @@ class Evidence(NamedTuple):
 
     per_class: int
     right: Mapping[str, np.ndarray]
+    neighbour: Mapping[str, np.ndarray]
     raw: np.ndarray | None = None
-    neighbours: float | None = None
     alignment: Mapping[str, float] = {}
     distance: float | None = None
     adaptable: bool = False
@@ -56,6 +56,11 @@ class Evidence(NamedTuple):
     def best(self) -> str:
         """The depth with the best accuracy; of equal ones the highest."""
         return max(reversed(list(self.right)), key=lambda depth: self.right[depth].mean())
+
+    @property
+    def frozen(self) -> np.ndarray:
+        """(N,): the best that either classifier does on frozen features of any depth."""
+        return max((*self.right.values(), *self.neighbour.values()), key=np.mean)
 
     def accuracy(self, depth: str) -> float:
         """Of the linear classifier there."""
@@ -106,14 +111,13 @@ def advise(evidence: Evidence) -> Advice:
 
 
 def _raw_wins(evidence: Evidence) -> bool:
-    return evidence.raw is not None and ahead(evidence.raw, evidence.right[evidence.best], errors=1.0)
+    return evidence.raw is not None and ahead(evidence.raw, evidence.frozen, errors=1.0)
 
 
 def _why_raw(evidence: Evidence) -> str:
     return (
-        f"A linear classifier on the raw inputs has {percent(evidence.raw.mean())}, on the frozen features at best "
-        f"{percent(evidence.accuracy(evidence.best))} ({evidence.best}): what the task needs is lost in them, so they "
-        "must move."
+        f"Simple classifiers have {percent(evidence.raw.mean())} on the raw inputs, and at best "
+        f"{percent(evidence.frozen.mean())} on frozen features: what the task needs is lost in them, so they must move."
     )
 
 
@@ -126,7 +130,7 @@ def _why_upper(evidence: Evidence) -> str:
 
 def _why_neighbours(evidence: Evidence) -> str:
     return (
-        f"Nearest neighbours have {percent(evidence.neighbours)}, a linear classifier "
+        f"The nearest neighbour has {percent(evidence.neighbour[evidence.top].mean())}, a linear classifier "
         f"{percent(evidence.accuracy(evidence.top))}: the classes are there, but no plane parts them, so the features "
         "must move."
     )
@@ -134,11 +138,6 @@ def _why_neighbours(evidence: Evidence) -> str:
 
 def _labels(evidence: Evidence) -> str:
     return f"{evidence.per_class} labelled examples of the smallest class"
-
-
-def _spread(evidence: Evidence) -> float:
-    share = evidence.accuracy(evidence.top)
-    return math.sqrt(share * (1 - share) / len(evidence.right[evidence.top]))
 
 
 RULES = (
@@ -170,7 +169,7 @@ RULES = (
     Rule(
         "neighbours win",
         "fine_tune",
-        lambda e: e.neighbours is not None and e.neighbours - e.accuracy(e.top) > TELLING * _spread(e),
+        lambda e: ahead(e.neighbour[e.top], e.right[e.top]),
         _why_neighbours,
     ),
     Rule(
@@ -202,12 +201,12 @@ def _remarks(evidence: Evidence, rule: Rule) -> list[str]:
     found = []
     if rule.name == "raw inputs win" and evidence.per_class < FEW:
         found.append(
-            f"But {_labels(evidence)} may be too few for it: the classifier on the raw inputs is the one to beat."
+            f"But {_labels(evidence)} may be too few for it: a simple classifier on the raw inputs is the one to beat."
         )
     elif evidence.raw is None:
         found.append("There is no classifier on raw inputs of this kind to compare the features with.")
     elif rule.name != "raw inputs win":
-        lead, error = gap(evidence.right[evidence.best], evidence.raw)
+        lead, error = gap(evidence.frozen, evidence.raw)
         sure = "" if lead > TELLING * error else ", which chance explains"
         found.append(f"Frozen features are {100 * lead:.1f} ± {100 * error:.1f} points ahead of the raw inputs{sure}.")
     shift = alignment_shift(evidence)
