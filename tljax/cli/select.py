@@ -16,6 +16,7 @@ from tljax.cli.main import Arguments
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 FILE = "select.json"
+WIDTH = 140
 
 
 def run(arguments: Arguments) -> int:
@@ -38,7 +39,9 @@ def run(arguments: Arguments) -> int:
 
     display = Display()
     found = select(config, arguments.options.checkpoints, data_dir=arguments.data_dir, say=display.say)
-    display.console.print(score_table(found), width=None if display.console.is_terminal else 140)
+    if not display.console.is_terminal:  # a log has no width to keep to
+        display.console.width = WIDTH
+    display.console.print(score_table(found))
     _say_advice(display.say, found)
     found = {"config": _plain(config), "checkpoints_given": arguments.options.checkpoints, **found}
     if arguments.workdir is None:
