@@ -156,11 +156,12 @@ def test_a_tie_is_broken_by_logme_and_a_lead_is_said(config, folder):
 
 
 def test_the_distance_to_the_source_is_told_where_it_is_named(config, folder):
-    entry = {**config["data"]["train"]}
-    config["select"] = {**config["select"], "source": entry}
-    rows = selecting.select(config, None, say=print)["checkpoints"][0]["depths"]
+    own = {"select": {"source": {**config["data"]["train"]}}}
+    config["select"] = {**config["select"], "depths": 1, "checkpoints": {"known": own, "unknown": {}}}
+    found = {each["name"]: each for each in selecting.select(config, None, say=print)["checkpoints"]}
     # The source is the task's own data.
-    assert all(0 <= row["distance"] < 0.5 for row in rows)
+    assert 0 <= found["known"]["depths"][0]["distance"] < 0.5 and found["unknown"]["depths"][0]["distance"] is None
+    assert "select" not in found["known"]["ways"]["fine_tune"]
 
 
 @pytest.mark.long

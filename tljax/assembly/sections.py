@@ -112,7 +112,7 @@ class Select(NamedTuple):
       examples: of an entry that are scored, at most, stratified by class.
       scores: of `tljax.transferability` that read features; `logme` breaks ties where it is one of them.
       source: an entry as those of `data`: what the checkpoints learnt from, for the distance to the task's data. Its
-        labels are not read.
+        labels are not read. A checkpoint may have its own: `checkpoints.NAME.select.source`.
       strategies: name of an advice → sections laid over the config when it is verified.
       finalists: checkpoints that are verified, of the first ones.
       eta: of the runs of a rung the best 1 / eta go on, with eta times the steps.

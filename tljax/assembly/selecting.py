@@ -27,6 +27,8 @@ from tljax.strategies.targets import kernels
 from tljax.train.held_out import Right, held_out_right
 from tljax.transferability.advice import STRATEGIES, Advice, Evidence, advise, ahead, gap, percent
 
+SCORED = ("train", "validation")
+"""The entries of config.data that are read."""
 WHOLE = ("model", "strategy")
 """Sections that stand in the place of the config's own; of the others single values do."""
 TIE = "logme"
@@ -134,15 +136,13 @@ def select(
       UserError: a task that is not one class an example, or see `candidates` and `build`.
     """
     settings, given = settings_of(config), candidates(config, wanted)
-    raw_right, found, evidence, about = None, [], {}, {}
+    found, evidence, about = [], {}, {}
     for candidate in given:
         mine = laid_over(config, candidate.sections)
         experiment, pretrained = _built(mine, data_dir)
         rows = _rows(experiment, settings)
         if not about:
-            raw = raw_features(rows.sources, experiment.processors)
-            raw_right = rows.right(raw) if raw else None
-            about = _about(experiment, rows)
+            about, (raw, raw_right) = _about(experiment, rows), _raw(experiment, settings, rows)
         elif about != _about(experiment, rows):
             raise UserError(f"The checkpoint {candidate.name} changes the data, which must be the same for all.")
         say(f"{candidate.name}: reading {sum(len(x.records) for x in rows.sources.values())} examples")
@@ -150,12 +150,12 @@ def select(
             name: read_depths(experiment, pretrained, source, experiment.processors[name], most=settings.depths)
             for name, source in rows.sources.items()
         }
-        entry, known = _scored(experiment, settings, rows, depths, pretrained, data_dir)
-        known = known._replace(raw=raw_right.better if raw_right else None, per_class=about["per_class"])
+        entry, known = _scored(experiment, settings_of(mine), rows, depths, pretrained, data_dir)
+        known = known._replace(raw=raw_right, per_class=about["per_class"])
         advice, evidence[candidate.name] = advise(known), known
         entry |= {"name": candidate.name, "advice": _plain_advice(advice)}
         entry["ways"] = {
-            way: laid_over(candidate.sections, sections)
+            way: laid_over({key: x for key, x in candidate.sections.items() if key != "select"}, sections)
             for way, sections in ways(mine, experiment, settings, advice, adaptable=known.adaptable).items()
         }
         found.append(entry)
@@ -164,12 +164,7 @@ def select(
     recommendation = {"checkpoint": first["name"], **first["advice"]}
     recommendation["sections"] = first["ways"][recommendation["strategy"]]
     recommendation["reasons"] = [*([reason] if reason else []), *first["advice"]["reasons"]]
-    return {
-        **about,
-        "raw": None if raw is None else _row(rows, raw, raw_right, settings),
-        "checkpoints": ranked,
-        "recommendation": recommendation,
-    }
+    return {**about, "raw": raw, "checkpoints": ranked, "recommendation": recommendation}
 
 
 def _built(config: Mapping[str, Any], data_dir: str | None) -> tuple[Experiment, Pretrained]:
@@ -189,10 +184,6 @@ def _built(config: Mapping[str, Any], data_dir: str | None) -> tuple[Experiment,
     return experiment, Pretrained(*made[0][:2])
 
 
-SCORED = ("train", "validation")
-"""The entries of config.data that are read."""
-
-
 def _rows(experiment: Experiment, settings: Select) -> Rows:
     sources, labels = {}, {}
     for name, source in experiment.sources.items():
@@ -200,10 +191,10 @@ def _rows(experiment: Experiment, settings: Select) -> Rows:
             source = subset(source, hold_out=settings.examples, take="held_out", seed=experiment.seed)
         sources[name], labels[name] = source, labels_of(source)
         fit = labels[name] is not None and labels[name].dtype == np.int64 and experiment.classes is not None
-        if not fit or experiment.task.parts:
+        if not fit or experiment.task.name != "classification":
             raise UserError(
-                f"Checkpoints are compared by classes, one an example, and config.data.{name} has no such labels (the "
-                f"task is {experiment.task.name})."
+                f"Checkpoints are compared by one class an example, and config.data.{name} has no such labels, or the "
+                f"task, {experiment.task.name}, predicts no such classes."
             )
     return Rows(sources, labels, len(experiment.classes), experiment.seed)
 
@@ -218,6 +209,15 @@ def _about(experiment: Experiment, rows: Rows) -> dict[str, Any]:
         "per_class": int(counts[counts > 0].min()),
         "held_out": held_out,
     }
+
+
+def _raw(experiment: Experiment, settings: Select, rows: Rows) -> tuple[dict[str, Any] | None, np.ndarray | None]:
+    """(the numbers of the raw inputs, which examples the better classifier is right on); None each without any."""
+    features = raw_features(rows.sources, experiment.processors)
+    if features is None:
+        return None, None
+    right = rows.right(features)
+    return _row(rows, features, right, settings), right.better
 
 
 def _scored(
@@ -255,7 +255,7 @@ def _scored(
     return entry, evidence
 
 
-def _row(rows: Rows, features: Mapping[str, np.ndarray], right: np.ndarray, settings: Select) -> dict[str, Any]:
+def _row(rows: Rows, features: Mapping[str, np.ndarray], right: Right, settings: Select) -> dict[str, Any]:
     """The numbers of one depth, or of the raw inputs."""
     labels, x = rows.labels["train"], features["train"]
     scores = {name: lookup(transferability.TABLE, name, what="score")(x, labels) for name in settings.scores}

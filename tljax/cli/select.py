@@ -122,10 +122,10 @@ def _say_advice(say: Callable[[str], None], found: Mapping[str, Any]) -> None:
 
 
 def _flat(sections: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Dotted keys and values, as the command line takes them; a strategy stays whole."""
+    """Dotted keys and values, as the command line takes them; a model and a strategy stay whole."""
     found = []
     for key, value in sections.items():
-        if key == "strategy" or not isinstance(value, Mapping):
+        if key in ("model", "strategy") or not isinstance(value, Mapping):
             found.append((key, value))
         else:
             found += [(f"{key}.{name}", each) for name, each in value.items()]
