@@ -59,7 +59,7 @@ def halve(
       budget: seconds from now.
       sign: −1 where lower values are better.
       known: rungs of an earlier call with the same arguments: what was tried there is not run again.
-      keep: is given all rungs after each run.
+      keep: is given all rungs before each rung and after each run.
       clock: seconds.
 
     Returns:
@@ -76,6 +76,7 @@ def halve(
                 return rungs, f"the time that is left does not suffice for more than {rungs[-1].steps} steps"
         there = {each.candidate: each for each in known[number].tried} if number < len(known) else {}
         tried: list[Tried] = []
+        keep([*rungs, Rung(length, ())])  # what is stopped in its first run goes on with as many steps
         for name in going:
             if name not in there and clock() >= end:
                 left = len(going) - len(tried)

@@ -44,7 +44,7 @@ def verify(
       budget: seconds.
       before: what an earlier call returned or kept; it goes on from there.
       say: prints one line.
-      keep: is given what has run after each run.
+      keep: is given what has run, after each run.
 
     Returns:
       `candidates`, `rungs` (`steps`, and `tried`: candidate, value, seconds), why it `ended` early, and the `winner`.
