@@ -67,6 +67,12 @@ def sentence_values(name: str) -> dict[str, Any]:
     }
 
 
+def sentence_case(name: str, blocks: int) -> Case:
+    """The first blocks of MiniLM, fine-tuned on a set of sentences."""
+    values = {**sentence_values(name), "model": {"source": str(RUNS / f"minilm{blocks}")}}
+    return Case(f"{name}: {blocks} blocks", values)
+
+
 def image_case(name: str, checkpoint: str, way: str) -> Case:
     """A checkpoint on a set of images."""
     sections = CHECKPOINTS[checkpoint]
@@ -99,14 +105,8 @@ STUDY = Study(
     config=TEXTS,
     cases=(
         *(Case(f"{BANK}: {way}", values, verb="probe" if way == PROBE else "train") for way, values in BANKING.items()),
+        *(sentence_case(name, count) for name in SENTENCES for count in BLOCKS),
         *(image_case(name, each, way) for name in IMAGE_SETS for each in CHECKPOINTS for way in IMAGE_WAYS[name]),
-        *(
-            Case(
-                f"{name}: {count} blocks", {**sentence_values(name), "model": {"source": str(RUNS / f"minilm{count}")}}
-            )
-            for name in SENTENCES
-            for count in BLOCKS
-        ),
     ),
     columns=(
         Column("test accuracy, %", "test", "accuracy"),
