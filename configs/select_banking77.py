@@ -7,8 +7,8 @@ Papers: Casanueva et al. 2020 (Banking77); You et al. 2021 (LogME); Jamieson and
         --budget=10m
     python -m experiments.select.run
 
-Five more texts of each intent are held out for validation. Expected: adapters are advised; what the runs say of
-that is in experiments/select/README.md. Cost: half a minute on one core, or the budget.
+Five more texts of each intent are held out for validation. Expected: a linear probe is advised, and is the
+best of what experiments/select/README.md has run: 84.5 % of the test. Cost: half a minute on one core, or the budget.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """What may best be done with a checkpoint: rules from the scores of its depths to a strategy, each with its reason.
 
-The rules are few and asked in order; the first that holds decides. Their thresholds are set by hand and were looked at
-on a handful of data sets (experiments/select), not fitted.
+The rules are few and asked in order; the first that holds decides. Their thresholds are set by hand, after a handful of
+data sets (docs/selection.md), and not fitted.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 STRATEGIES = ("linear_probe", "last_stages", "adapters", "fine_tune")
 """What can be advised, from what moves least to what moves most."""
-FEW, MANY = 10, 50
+FEW, MANY = 20, 50
 """Labelled examples of the smallest class: below the first there are too few to move a backbone by, from the second on
 there are enough to move all of it."""
 SOLVED = 0.98
