@@ -77,3 +77,9 @@ def test_a_run_apart_leaves_its_cost(tmp_path):
     assert json.loads((tmp_path / "cost.json").read_text())["seconds"] == 299.0, "what was measured first stays"
     assert study.launch_apart(["train", "--config=nowhere.py", f"--workdir={tmp_path}"], tmp_path / "other") == 2
     assert not (tmp_path / "other").exists()
+
+
+def test_the_rankings_of_the_adviser_are_made_from_the_records():
+    run = importlib.import_module("experiments.select.run")
+    found = run.ranking(study.read(run.STUDY), run.selections())
+    assert "| Banking77, 10 a class |" in found and run.ranking_in(run.FOLDER / "README.md") == found

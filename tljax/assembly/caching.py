@@ -4,10 +4,7 @@ What reads a cache is an experiment like any other: its model starts at a later 
 stores, and its processors put stored examples together. It stands in `Experiment.cached` of the one that is trained.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +17,9 @@ from tljax.assembly.phases import starts_of
 from tljax.assembly.reading import stream_seed
 from tljax.assembly.running import evaluation_size, placed
 from tljax.assembly.stages import training_stages
+from tljax.assembly.storing import content_of, store_facts, store_name
 from tljax.base.errors import raise_faults
-from tljax.base.paths import flatten
 from tljax.base.types import Model, Source
-from tljax.checkpoints.digest import tree_digest
-from tljax.data.digest import record_bytes
 from tljax.data.prepare import cache_dir
 from tljax.data.streams import eval_stream
 from tljax.features.reading import Records, StoredProcessor
@@ -34,8 +29,6 @@ from tljax.models.adapters import PROMPT
 from tljax.models.forward import HEAD, forward
 from tljax.models.heads import Classifier, pool
 
-VERSIONS = ("tljax", "jax", "jaxlib", "flax", "numpy", "pillow", "tokenizers")
-"""The packages whose version may change what is stored."""
 WORTH = 1.5
 """A cache is worth its making from so many passes over the training data on."""
 
@@ -364,7 +357,7 @@ def _stored(
 ) -> Source:
     """The entry's source, read from the store, which is made where it is not there."""
     source = experiment.sources[name]
-    content, labels, ids = _content(source)
+    content, labels, ids = content_of(source)
     folder = root / _key(experiment, cut, name, layout, content)
     there, versions = is_whole(folder), len(_versions(experiment, name))
     if not there:
@@ -407,39 +400,13 @@ def _versions(experiment: Experiment, name: str) -> list[dict[str, Any]]:
     return [{"augment": entry.augment, "seed": stream_seed(experiment.seed, name)}] * (entry.versions or 1)
 
 
-def _content(source: Source) -> tuple[str, list[Any], list[Any]]:
-    """(digest of all records without their labels, labels, ids)."""
-    digest, labels, ids = hashlib.blake2b(digest_size=16), [], []
-    for i in range(len(source.records)):
-        record = source.records[i]
-        labels.append(record.get("label"))
-        ids.append(record.get("id"))
-        digest.update(record_bytes(record, without=("label", "id")))
-    return digest.hexdigest(), labels, ids
-
-
 def _key(experiment: Experiment, cut: _Cut, name: str, layout: _Layout, content: str) -> str:
     """The name of a store: a digest of everything that decides what is in it."""
-    below = tuple(f"backbone/{stage}/" for stage in cut.below)
-    trees = (
-        flatten(experiment.variables[kind]) for kind in ("params", "batch_stats") if experiment.variables.get(kind)
-    )
-    leaves = {path: leaf for tree in trees for path, leaf in tree.items() if path.startswith(below)}
-    processor = experiment.processors[name]
     facts = {
-        "content": content,
-        "leaves": tree_digest(leaves),
-        "family": experiment.model.family,
-        "config": repr(experiment.model.config),
+        **store_facts(experiment, cut.below, experiment.processors[name], content),
         "start": cut.start,
         "fields": {key: field._asdict() for key, field in layout.fields.items()},
         "pool": getattr(experiment.model.head, "pool", None) if cut.model.head != experiment.model.head else None,
-        "processor": [type(processor).__name__, processor.facts],
         "versions": _versions(experiment, name),
-        "compute_dtype": experiment.settings.compute_dtype,
-        # Of a batch's size and padding depend the last bits of what is computed.
-        "batch": evaluation_size(experiment),
-        "platform": jax.devices()[0].device_kind,
-        "packages": {package: version(package) for package in VERSIONS},
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:24]
+    return store_name(facts)

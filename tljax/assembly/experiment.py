@@ -24,7 +24,7 @@ from tljax.assembly.objective import (
 from tljax.assembly.placing import Placement, check_placement, mesh_of
 from tljax.assembly.quantizing import exchanged, quantized_leaves, rounded
 from tljax.assembly.reading import Reading, check_batches, check_tasks, reading_of, sharers, task_of
-from tljax.assembly.sections import Entry, ModelSection
+from tljax.assembly.sections import Entry, ModelSection, Select
 from tljax.assembly.stages import scan_notes, scanned, training_stages
 from tljax.base.configs import SECTIONS
 from tljax.base.errors import UserError, raise_faults
@@ -142,6 +142,7 @@ def build(
     settings = call(Settings, (), config.get("train"), where="config.train").check()
     mesh, placement = mesh_of(config.get("mesh"), devices)
     call(Probe, (), config.get("probe"), where="config.probe")
+    call(Select, (), config.get("select"), where="config.select").check()
     entries = _entries(config.get("data") or {})
     check_tasks(config.get("task"), entries)
     check_batches(settings, mesh, entries)

@@ -1,9 +1,12 @@
-"""The schemas of the sections that have no table of plug-ins: `data`, `model`."""
+"""The schemas of the sections that have no table of plug-ins: `data`, `model`, `select`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tljax.base.errors import raise_faults
+from tljax.base.tables import suggest
+from tljax.transferability import NEEDS
+from tljax.transferability.advice import STRATEGIES
 
 
 class Entry(NamedTuple):
@@ -95,3 +98,43 @@ class ModelSection(NamedTuple):
     adapters: Any = ()
     adapt: Mapping[str, Any] = {}
     processor: Mapping[str, Any] = {}
+
+
+class Select(NamedTuple):
+    """The section `select` of a config: what the verb `select` compares, and by what.
+
+    Attributes:
+      checkpoints: name → sections laid over the config: `model` in place of the config's own, of the others single
+        values (`task`, `optim` …). None are the config's own model alone; `--checkpoints` names some, or others.
+      depths: of each checkpoint that are scored, at most, evenly spaced; the top one always is.
+      examples: of an entry that are scored, at most, stratified by class.
+      scores: of `tljax.transferability` that read features; `logme` breaks ties where it is one of them.
+      source: an entry as those of `data`: what the checkpoints learnt from, for the distance to the task's data. Its
+        labels are not read. A checkpoint may have its own: `checkpoints.NAME.select.source`.
+      strategies: name of an advice → sections laid over the config when it is verified.
+      finalists: checkpoints that are verified, of the first ones.
+      eta: of the runs of a rung the best 1 / eta go on, with eta times the steps.
+    """
+
+    checkpoints: Mapping[str, Mapping[str, Any]] = {}
+    depths: int = 6
+    examples: int = 2000
+    scores: Sequence[str] = ("logme", "regularized_h_score", "gbc")
+    source: Mapping[str, Any] | None = None
+    strategies: Mapping[str, Mapping[str, Any]] = {}
+    finalists: int = 2
+    eta: int = 3
+
+    def check(self) -> "Select":
+        """Self; raises `UserError` for numbers out of range, and names that do not exist."""
+        faults = [
+            f"{name} is {value!r}; it must be a whole number from {least}."
+            for name, least in (("depths", 1), ("examples", 10), ("finalists", 1), ("eta", 2))
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, int) or value < least
+        ]
+        featured = [name for name, what in NEEDS.items() if what == "features"]
+        faults += [f"scores: {name!r}. {suggest(name, featured)}" for name in self.scores if name not in featured]
+        unknown = [name for name in self.strategies if name not in STRATEGIES]
+        faults += [f"strategies: {name!r}. {suggest(name, STRATEGIES)}" for name in unknown]
+        raise_faults("The section config.select cannot be used:", faults)
+        return self

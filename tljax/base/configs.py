@@ -6,7 +6,7 @@ from typing import Any
 
 from tljax.base.errors import UserError
 
-SECTIONS = ("seed", "model", "task", "method", "strategy", "optim", "train", "mesh", "data", "probe")
+SECTIONS = ("seed", "model", "task", "method", "strategy", "optim", "train", "mesh", "data", "probe", "select")
 """What a config is made of."""
 VARIED = ("seed", "optim.learning_rate", "optim.weight_decay")
 """What may differ between linear probes over the same stored features that train together."""

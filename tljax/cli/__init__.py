@@ -5,6 +5,7 @@ VERBS = {
     "evaluate": "tljax.cli.evaluate:run",
     "predict": "tljax.cli.predict:run",
     "probe": "tljax.cli.probe:run",
+    "select": "tljax.cli.select:run",
     "soup": "tljax.cli.soup:run",
     "export": "tljax.cli.export:run",
     "inspect": "tljax.cli.inspect:run",

@@ -91,6 +91,8 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     parser.add_argument("--debug_nans", action="store_true", help="train: replay the step at which the run diverged")
     parser.add_argument("--topology", help="inspect: a slice of a TPU pod to compile for, such as v5e:16x16")
     parser.add_argument("--slices", type=_count, default=1, help="inspect: how many such slices, joined by DCN")
+    parser.add_argument("--checkpoints", help="select: names, SOURCE or NAME=SOURCE, by comma")
+    parser.add_argument("--budget", help="select: verify by short runs for so long, such as 90s, 10m, 2h")
     parser.add_argument("--split", help="evaluate: the entry of config.data; default: test, else validation")
     parser.add_argument("--trials", help="probe: a file of runs that train together, as sweep writes it")
     parser.add_argument("--study", type=Path, help="sweep: the folder of the study")

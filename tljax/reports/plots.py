@@ -344,3 +344,28 @@ def _marks(count: int) -> list[tuple[str, str]]:
 
 def _shortened(names: Sequence[str], most: int = 28) -> list[str]:
     return [name if len(name) <= most else f"{name[: most - 1]}…" for name in map(str, names)]
+
+
+def by_depth(
+    series: Mapping[str, tuple[Sequence[str], Sequence[float], Sequence[float]]], baseline: float | None, *, title: str
+) -> Html:
+    """Accuracies in per cent against the depth in a model, as its share of the way from the bottom to the top.
+
+    Args:
+      series: model → (names of the depths from the bottom up, values, their standard errors).
+      baseline: of the raw inputs, as a line across; None draws none.
+      title: above the picture.
+    """
+
+    def draw(axes: Any) -> None:
+        for color, (name, (depths, values, errors)) in zip(_cycle(len(series)), series.items(), strict=True):
+            places = [i / max(1, len(depths) - 1) for i in range(len(depths))] if len(depths) > 1 else [1.0]
+            axes.errorbar(places, values, yerr=errors, label=name, color=color, marker="o", markersize=3.2, capsize=2)
+        if baseline is not None:
+            axes.axhline(baseline, color=_SOFT, linewidth=1, linestyle=(0, (3, 3)), label="raw inputs")
+        axes.set_xticks([0, 0.5, 1], ["lowest stage", "half way", "top"])
+        axes.set(ylabel="accuracy, %")
+        axes.set_title(title)
+        axes.legend(loc="best")
+
+    return _figure(draw, (7.6, 3.4), title)
