@@ -168,7 +168,7 @@ def test_the_distance_to_the_source_is_told_where_it_is_named(config, folder):
 
 @pytest.mark.long
 def test_frozen_resnet20_features_lose_to_pixels_on_usps_and_the_adviser_says_so(data_dir, weights_dir):
-    config = load_config(Path(__file__).parents[2] / "configs" / "resnet20_usps.py")
+    config = {**load_config(Path(__file__).parents[2] / "configs" / "resnet20_usps.py"), "mesh": {"data": 1}}
     # The trap, on the test split: logistic regression on frozen features, and on pixels.
     experiment = build({**config, "strategy": {"linear_probe": {}}, "probe": {"standardize": True}})
     frozen = run_probe(experiment, ["test"])[0]["metrics"]["test"]["accuracy"]
