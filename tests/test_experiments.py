@@ -1,5 +1,6 @@
 """The studies: what a README shows is what the committed records say."""
 
+import importlib
 import json
 import shutil
 

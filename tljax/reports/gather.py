@@ -5,6 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tljax.base.configs import set_value
 from tljax.base.errors import UserError
 from tljax.base.tables import suggest
 from tljax.reports.records import Run, read_json, read_run
@@ -110,11 +111,7 @@ def _read_trial(folder: Path, base: Mapping[str, Any], values: Mapping[str, Any]
         return run
     config = deepcopy(dict(base))
     for key, value in values.items():
-        *parents, name = key.split(".")
-        section = config
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[name] = value
+        set_value(config, key, value)
     return run._replace(config=config)
 
 
