@@ -230,13 +230,9 @@ def make_optimizer(
         path: float((rates or {}).get(path, 1.0)) * (1.0 if path.startswith("backbone/") else head_rate)
         for path in shapes
     }
-    pulled = _decayed(shapes, no_decay)
-    groups, labels = {}, {}
-    for path in shapes:
-        start = (since or {}).get(path, 0)
-        if start > at:
-            continue
-        factor, decay = factors[path], weight_decay if pulled[path] else 0.0
+    pulled, begun, groups, labels = _decayed(shapes, no_decay), since or {}, {}, {}
+    for path in (path for path in shapes if begun.get(path, 0) <= at):
+        factor, decay, start = factors[path], weight_decay if pulled[path] else 0.0, begun.get(path, 0)
         marks = ("" if _is_zero(decay) else ",decay") + (f",since={start}" if start else "")
         labels[path] = f"rate={factor!r}{marks}"
         if labels[path] not in groups:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tljax.base.configs import flat_config
 from tljax.base.errors import UserError
 from tljax.reports.gather import Entry
-from tljax.reports.groups import candidates, flatten, make_groups, shortened
+from tljax.reports.groups import candidates, make_groups, shortened
 from tljax.reports.records import Run
 
 
@@ -70,7 +71,7 @@ def test_a_name_is_the_shortest_that_tells_groups_apart(configs, names):
 
 def test_keys_lose_what_they_have_in_common():
     assert shortened(["a.b.rate", "c.b.rate", "d.k"]) == {"a.b.rate": "a.b.rate", "c.b.rate": "c.b.rate", "d.k": "k"}
-    assert flatten({"a": {"b": 1, "c": {}}, "d": [1, 2]}) == {"a.b": 1, "a.c": {}, "d": [1, 2]}
+    assert flat_config({"a": {"b": 1, "c": {}}, "d": [1, 2]}) == {"a.b": 1, "a.c": {}, "d": [1, 2]}
 
 
 def test_strategies_are_compared_and_rates_are_chosen():

@@ -40,7 +40,7 @@ def work_here(folder: Path, given: dict, *, stop: Stop | None = None, retry: boo
     return rows
 
 
-def killed_and_finished(folder: Path, given: dict, url: str | None, workers: int) -> None:
+def assert_all_finish_once_when_one_is_killed(folder: Path, given: dict, url: str | None, workers: int) -> None:
     """Starts workers, kills one in the middle of a trial, and checks that every trial is finished exactly once."""
     started = [begin(folder, given, url) for _ in range(workers)]
 
@@ -70,12 +70,12 @@ def killed_and_finished(folder: Path, given: dict, url: str | None, workers: int
 
 def test_four_workers_of_which_one_is_killed_finish_every_trial_exactly_once(tmp_path):
     given = {"grid": {RATES: [0.1, 0.2, 0.3, 0.4, 0.5], "train.seconds": [0.2]}, "seeds": 2}
-    killed_and_finished(tmp_path / "study", given, None, workers=4)
+    assert_all_finish_once_when_one_is_killed(tmp_path / "study", given, None, workers=4)
 
 
 def test_three_workers_on_postgresql_of_which_one_is_killed_do_too(tmp_path, postgres):
     given = {"grid": {RATES: [0.1, 0.2, 0.3, 0.4], "train.seconds": [0.2]}, "seeds": 2}
-    killed_and_finished(tmp_path / "study", given, postgres, workers=3)
+    assert_all_finish_once_when_one_is_killed(tmp_path / "study", given, postgres, workers=3)
     assert json.loads((tmp_path / "study" / "study.json").read_text())["storage"].startswith("postgresql+psycopg://")
     assert not (tmp_path / "study" / "study.db").exists()
 

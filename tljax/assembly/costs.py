@@ -1,4 +1,4 @@
-"""What a step would cost if everything trained, from shapes alone: nothing is computed, nothing compiled."""
+"""What a step costs, and what it would if everything trained: from shapes and programs that are there already."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

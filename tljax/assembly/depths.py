@@ -10,12 +10,10 @@ import numpy as np
 
 from tljax.assembly.domains import stage_features
 from tljax.assembly.experiment import Experiment
-from tljax.assembly.running import evaluation_size, placed
+from tljax.assembly.running import batches_of, placed
 from tljax.assembly.storing import content_of, store_facts, store_name
-from tljax.base.processes import parts
 from tljax.base.types import Model, Source
 from tljax.data.prepare import cache_dir
-from tljax.data.streams import eval_stream
 from tljax.features.store import Field, write
 from tljax.models.forward import forward, recorded_stages
 from tljax.sharding import batch_sharding
@@ -124,13 +122,8 @@ def _classifies(model: Model) -> bool:
     return getattr(model.head, "classes", 0) > 1
 
 
-def _batches(experiment: Experiment, source: Source, processor: Any) -> Iterator[dict[str, Any]]:
-    size, shard = evaluation_size(experiment), parts(batch_sharding(experiment.mesh))
-    return eval_stream(source, processor, batch_size=size, shard=shard)
-
-
 def _first_batch(experiment: Experiment, source: Source, processor: Any) -> dict[str, Any]:
-    return next(iter(_batches(experiment, source, processor)))
+    return next(iter(batches_of(experiment, source, processor)))
 
 
 def _examples(
@@ -138,7 +131,6 @@ def _examples(
 ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
     """(position, 1, arrays) of every example. Nothing runs before the first one is asked for."""
     reader = partial(run, *placed_own(experiment, pretrained))
-    sharding = batch_sharding(experiment.mesh)
-    found, _, _ = collect(reader, _batches(experiment, source, processor), sharding)
+    found, _, _ = collect(reader, batches_of(experiment, source, processor), batch_sharding(experiment.mesh))
     for position in range(len(source.records)):
         yield position, 1, {key: rows[position] for key, rows in found.items()}

@@ -13,9 +13,8 @@ import numpy as np
 from tljax import domains
 from tljax.assembly.experiment import Experiment
 from tljax.assembly.phases import masters
-from tljax.assembly.running import evaluation_size
-from tljax.base.processes import parts, place
-from tljax.data.streams import eval_stream
+from tljax.assembly.running import batches_of
+from tljax.base.processes import place
 from tljax.data.subsets import subset
 from tljax.models.forward import forward, recorded_stages
 from tljax.models.heads import pool
@@ -121,11 +120,8 @@ def stage_features(outputs: Mapping[str, Any], stages: tuple[str, ...]) -> dict[
 def _read(experiment: Experiment, name: str, read: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
     """What `read` finds in some examples of the entry `name`; the same ones each time."""
     source = subset(experiment.sources[name], limit=EXAMPLES, seed=experiment.seed)
-    sharding = batch_sharding(experiment.mesh)
-    batches = eval_stream(
-        source, experiment.processors[name], batch_size=evaluation_size(experiment), shard=parts(sharding)
-    )
-    found, targets, _ = collect(read, batches, sharding)
+    batches = batches_of(experiment, source, experiment.processors[name])
+    found, targets, _ = collect(read, batches, batch_sharding(experiment.mesh))
     single = targets is not None and not isinstance(targets, Mapping) and targets.ndim == 1
     if single and "label" in found and np.issubdtype(targets.dtype, np.integer):
         return {**found, "right": found["label"] == targets}

@@ -141,8 +141,6 @@ def build(
     seed = int(config.get("seed", 0))
     settings = call(Settings, (), config.get("train"), where="config.train").check()
     mesh, placement = mesh_of(config.get("mesh"), devices)
-    call(Probe, (), config.get("probe"), where="config.probe")
-    call(Select, (), config.get("select"), where="config.select").check()
     entries = _entries(config.get("data") or {})
     check_tasks(config.get("task"), entries)
     check_batches(settings, mesh, entries)
@@ -206,6 +204,9 @@ def build(
 def _check_sections(config: Mapping[str, Any]) -> None:
     unknown = [f"config.{key}. {suggest(key, SECTIONS)}" for key in config if key not in SECTIONS]
     raise_faults("The config has sections that do not exist:", unknown)
+    # Those of which the verbs `probe` and `select` make something, and nobody else.
+    call(Probe, (), config.get("probe"), where="config.probe")
+    call(Select, (), config.get("select"), where="config.select").check()
 
 
 def _output_shapes(model: Model, task: Task, readers: Mapping[str, Any]) -> dict[str, Any]:

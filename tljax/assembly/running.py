@@ -33,12 +33,13 @@ SHOWN = ("id", "text", "text_b", "tokens", "question")
 
 def evaluation_batches(experiment: Experiment, name: str):
     """The finite batches of the data entry `name`, in order of length where that saves padding."""
-    return eval_stream(
-        experiment.sources[name],
-        experiment.processors[name],
-        batch_size=evaluation_size(experiment),
-        shard=parts(batch_sharding(experiment.mesh)),
-    )
+    return batches_of(experiment, experiment.sources[name], experiment.processors[name])
+
+
+def batches_of(experiment: Experiment, source: Source, processor: Any):
+    """As `evaluation_batches`, of any prepared source."""
+    size, shard = evaluation_size(experiment), parts(batch_sharding(experiment.mesh))
+    return eval_stream(source, processor, batch_size=size, shard=shard)
 
 
 def evaluation_size(experiment: Experiment) -> int:
@@ -149,11 +150,9 @@ def features_of(experiment: Experiment, name: str, limit: int) -> tuple[np.ndarr
 
     params, batch_stats = placed(experiment)
     source = subset(experiment.sources[name], limit=limit, seed=experiment.seed)
-    sharding = batch_sharding(experiment.mesh)
-    size = evaluation_size(experiment)
-    batches = eval_stream(source, experiment.processors[name], batch_size=size, shard=parts(sharding))
+    batches = batches_of(experiment, source, experiment.processors[name])
     run = partial(read, {"params": params, "batch_stats": batch_stats})
-    found, labels, _ = collect(run, batches, sharding)
+    found, labels, _ = collect(run, batches, batch_sharding(experiment.mesh))
     if not isinstance(labels, np.ndarray) or labels.ndim != 1:
         raise UserError(f"--features draws a map of classes, and an example of config.data.{name} has several labels.")
     return found["feature"], labels

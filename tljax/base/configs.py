@@ -32,6 +32,15 @@ def keys_of(config: Mapping[str, Any], before: str = "") -> Iterator[str]:
             yield from keys_of(value, f"{before}{name}.")
 
 
+def flat_config(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """{dotted key: value}; an empty section is a value, for `strategy.fine_tune` says something."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        inside = isinstance(value, Mapping) and value
+        found |= flat_config(value, f"{before}{name}.") if inside else {f"{before}{name}": value}
+    return found
+
+
 def shared(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config without what may differ between probes that train together; whether weights decay at all may not."""
     found = {**deepcopy(dict(config)), "decays": bool((config.get("optim") or {}).get("weight_decay"))}

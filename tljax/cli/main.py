@@ -90,7 +90,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     parser.add_argument("--allow", default="", help="train: sections of the config that may differ, as data,mesh")
     parser.add_argument("--debug_nans", action="store_true", help="train: replay the step at which the run diverged")
     parser.add_argument("--topology", help="inspect: a slice of a TPU pod to compile for, such as v5e:16x16")
-    parser.add_argument("--slices", type=_count, default=1, help="inspect: how many such slices, joined by DCN")
+    parser.add_argument("--slices", default="1", help="inspect: how many such slices, joined by DCN")
     parser.add_argument("--checkpoints", help="select: names, SOURCE or NAME=SOURCE, by comma")
     parser.add_argument("--budget", help="select: verify by short runs for so long, such as 90s, 10m, 2h")
     parser.add_argument("--split", help="evaluate: the entry of config.data; default: test, else validation")
@@ -98,7 +98,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Arguments]:
     parser.add_argument("--study", type=Path, help="sweep: the folder of the study")
     parser.add_argument("--workers", default="1", help="sweep: how many work at a time")
     parser.add_argument("--launcher", default="local", help="sweep: local, slurm, or dry to see what would start")
-    parser.add_argument("--storage", help="sweep: URL of a database, where hosts share more than a folder")
+    parser.add_argument("--storage", help="sweep: URL of a database, for workers on several hosts")
     parser.add_argument("--retry", action="store_true", help="sweep: run again what failed")
     parser.add_argument("--grace", default="60", help="sweep: seconds of silence after which a worker counts as dead")
     parser.add_argument("--sbatch", default="", help="sweep: options of sbatch, as '--gpus=1 --time=04:00:00'")
@@ -133,13 +133,6 @@ def _take_overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
                 raise UserError(f"{word} needs a value: {word}=VALUE.")
         overrides[key] = value
     return overrides, rest
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise ValueError(text)
-    return count
 
 
 class _Parser(argparse.ArgumentParser):

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.table import Table
 
 from tljax.cli.common import need_config
+from tljax.cli.distributed import number_of
 from tljax.cli.inspect import size_text, stage_table
 from tljax.cli.main import Arguments
 
@@ -20,7 +21,7 @@ def run(arguments: Arguments) -> int:
     from tljax.train.display import Display
 
     display = Display()
-    slices = arguments.options.slices
+    slices = number_of("--slices", arguments.options.slices, least=1)
     found = inspect_topology(config, name, slices=slices, data_dir=arguments.data_dir, say=display.say)
     if arguments.options.output:
         rows = found["collectives"] and [each._asdict() for each in found["collectives"]]

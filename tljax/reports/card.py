@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tljax.base.configs import flat_config
 from tljax.base.files import write_whole
-from tljax.reports.groups import flatten
 from tljax.reports.records import Run, read_json, read_outcomes, read_records
 from tljax.reports.significance import bootstrap_of_counts, wilson
 from tljax.reports.tables import markdown
@@ -251,7 +251,8 @@ def _public(source: str) -> str:
 
 def _settings(section: Mapping[str, Any]) -> str:
     """A section in a line: `lora.rank` = 8, …"""
-    return ", ".join(f"`{key}`" if value == {} else f"`{key}` = {value!r}" for key, value in flatten(section).items())
+    flat = flat_config(section)
+    return ", ".join(f"`{key}`" if value == {} else f"`{key}` = {value!r}" for key, value in flat.items())
 
 
 def _loading(folder: Path) -> tuple[str, str]:

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tljax.base.configs import flat_config
 from tljax.base.errors import UserError
 from tljax.base.tables import suggest
 from tljax.reports.gather import Entry
+from tljax.reports.words import setting
 
 COMPARED = ("model", "task", "method", "strategy", "data")
 """Sections of a config whose differences are compared; what differs in others is chosen on validation."""
@@ -33,7 +35,7 @@ def make_groups(entries: Iterable[Entry]) -> list[Group]:
     flats: dict[str, dict[str, Any]] = {}
     for entry in entries:
         config = {key: value for key, value in entry.run.config.items() if key != "seed"}
-        flat = {key: value for key, value in flatten(config).items() if not key.startswith("train.wandb")}
+        flat = {key: value for key, value in flat_config(config).items() if not key.startswith("train.wandb")}
         key = repr(sorted(flat.items()))
         flats[key] = flat
         found.setdefault(key, []).append(entry)
@@ -44,17 +46,6 @@ def make_groups(entries: Iterable[Entry]) -> list[Group]:
         settings = {k: flats[key][k] for k in different if k in flats[key]}
         groups.append(Group(name, settings, sorted(members, key=lambda entry: (entry.seed is None, entry.seed))))
     return groups
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key → value; an empty section is a value, for `strategy.fine_tune` says something."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def differing(flats: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -91,7 +82,7 @@ def _called(flats: Sequence[Mapping[str, Any]], keys: Sequence[str], short: Mapp
     made = []
     for flat in flats:
         parts = [_strategy(flat) or "no strategy"] if len(strategies) > 1 else []
-        parts += [f"{short[key]}={said(flat[key])}" for key in keys if key in flat and flat[key] != {}]
+        parts += [f"{short[key]}={setting(flat[key])}" for key in keys if key in flat and flat[key] != {}]
         made.append(", ".join(parts) or "as it is")
     return made
 
@@ -114,15 +105,6 @@ def shortened(keys: Sequence[str]) -> dict[str, str]:
                 break
         found[key] = end
     return found
-
-
-def said(value: Any) -> str:
-    """A value of a config as a person writes it."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, str):
-        return value.rstrip("/").rsplit("/", 1)[-1] if "/" in value else value
-    return str(value)
 
 
 def candidates(groups: Sequence[Group], by: Sequence[str] = ()) -> dict[str, list[Group]]:
@@ -149,14 +131,14 @@ def candidates(groups: Sequence[Group], by: Sequence[str] = ()) -> dict[str, lis
     for group in groups:
         key = repr([(key, group.settings[key]) for key in compared if key in group.settings])
         found.setdefault(key, []).append(group)
-        flats.setdefault(key, flatten(group.entries[0].run.config))
+        flats.setdefault(key, flat_config(group.entries[0].run.config))
     called = names(list(flats.values()), compared)
     return {name: _called_apart(members) for name, members in zip(called, found.values(), strict=True)}
 
 
 def _called_apart(groups: Sequence[Group]) -> list[Group]:
     """The groups with names that tell them from one another, and not from all others."""
-    flats = [flatten(group.entries[0].run.config) for group in groups]
+    flats = [flat_config(group.entries[0].run.config) for group in groups]
     called = names(flats, differing(flats))
     return [group._replace(name=name) for group, name in zip(groups, called, strict=True)]
 

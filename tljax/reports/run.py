@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tljax.base.configs import flat_config
 from tljax.base.files import write_whole
 from tljax.reports import plots
 from tljax.reports.calibration import calibration_section
@@ -303,15 +304,6 @@ def _timing(run: Run) -> list[Html]:
 def _config(run: Run) -> list[Html]:
     if not run.config:
         return []
-    inside = element("details", element("summary", "the resolved config"), facts(_leaves(run.config)), open="")
+    pairs = [(key, repr(value)) for key, value in flat_config(run.config).items()]
+    inside = element("details", element("summary", "the resolved config"), facts(pairs), open="")
     return [section("Config", inside)]
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            pairs += _leaves(value, f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", repr(value)))
-    return pairs

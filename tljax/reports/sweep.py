@@ -3,14 +3,14 @@
 from statistics import fmean
 from typing import Any
 
+from tljax.base.configs import flat_config
 from tljax.reports import plots
 from tljax.reports.answer import Answer, evaluation
 from tljax.reports.gather import Entry, Gathered
-from tljax.reports.groups import flatten, said, shortened
+from tljax.reports.groups import shortened
 from tljax.reports.html import Html, element, section
 from tljax.reports.importance import importances
-from tljax.reports.words import said as metric_said
-from tljax.reports.words import scale_of
+from tljax.reports.words import said, scale_of, setting
 
 SLICES = 8
 """Settings that are drawn, the most important ones."""
@@ -36,7 +36,7 @@ def sweep_sections(answer: Answer, gathered: Gathered) -> list[Html]:
     weights = importances([(settings, value) for settings, value, _ in trials])
     keys.sort(key=lambda key: -weights.get(key, 0.0))
     short = shortened(keys)
-    label = f"validation {metric_said(question.metric)}{unit}"
+    label = f"validation {said(question.metric)}{unit}"
     structural = keys[0] if not isinstance(trials[0][0].get(keys[0]), (int, float)) else None
     pictures = []
     for key in keys[:SLICES]:
@@ -79,10 +79,10 @@ def _called(value: dict[str, Any]) -> str:
     """{"lora": {"rank": 8}} as "lora (rank=8)"."""
     parts = []
     for name, options in value.items():
-        inside = flatten(options) if isinstance(options, dict) else {}
-        text = ", ".join(f"{key}={said(each)}" for key, each in inside.items())
+        inside = flat_config(options) if isinstance(options, dict) else {}
+        text = ", ".join(f"{key}={setting(each)}" for key, each in inside.items())
         if isinstance(options, dict):
             parts.append(f"{name} ({text})" if text else name)
         else:
-            parts.append(f"{name}={said(options)}")
+            parts.append(f"{name}={setting(options)}")
     return " + ".join(parts)

@@ -81,3 +81,12 @@ def short(count: float) -> str:
         if count >= factor:
             return f"{count / factor:.3g}{unit}"
     return str(count)
+
+
+def setting(value: Any) -> str:
+    """A value of a config as a person writes it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, str):
+        return value.rstrip("/").rsplit("/", 1)[-1] if "/" in value else value
+    return str(value)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from tljax.base.configs import flat_config
 from tljax.base.errors import RunError, UserError, raise_faults
 from tljax.base.files import write_whole
 from tljax.base.lock import held
@@ -329,20 +330,14 @@ def described(sweep: Sweep) -> dict[str, Any]:
 def _same(folder: Path, there: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     """Refuses another study in the folder. More trials may be sampled than before."""
     free = ("trials", "name", "config", "id", "overrides")
-    one, two = ({k: v for k, v in _leaves(each).items() if k.partition(".")[0] not in free} for each in (there, mine))
+    flat = (flat_config(each) for each in (there, mine))
+    one, two = ({key: x for key, x in each.items() if key.partition(".")[0] not in free} for each in flat)
     faults = [
         f"{key}: {one.get(key)!r} → {two.get(key)!r}{'; say in --storage where it is' if key == 'storage' else ''}"
         for key in sorted({*one, *two})
         if one.get(key) != two.get(key)
     ]
     raise_faults(f"{folder} holds another study; give another --study. It differs in (there → here):", faults)
-
-
-def _leaves(tree: Any, before: str = "") -> dict[str, Any]:
-    """{dotted key: value} of nested dicts."""
-    if not isinstance(tree, Mapping) or not tree:
-        return {before.rstrip("."): tree}
-    return {key: value for name, item in tree.items() for key, value in _leaves(item, f"{before}{name}.").items()}
 
 
 def _with_driver(url: str) -> str:

@@ -87,25 +87,30 @@ def train_together(
                 _log(around, pending, ended, state)
                 _evaluate(around, ended, state, done)
         _log(around, pending, ended, state)
-        for i in range(count):
-            ended.setdefault(i, Ended(row_of(state, i), done))
+        for i, run in enumerate(runs):
+            mine = ended.setdefault(i, Ended(row_of(state, i), done))
             share = round((time.process_time() - processor) / count, 3)
-            runs[i].line.update(step=ended[i].step, seconds=round(elapsed(), 3), processor_seconds=share)
-            if ended[i].error is not None:
-                runs[i].line.update(state="failed", error=ended[i].error)
-            else:
-                for hook in around[i]:
-                    hook.finish(ended[i].step, ended[i].state)
-                runs[i].checkpoints.wait()
-                if stop.received() is None:
-                    conclude(runs[i], ended[i].state, ended[i].step, elapsed())
-                    finished(runs[i].workdir)
+            run.line.update(step=mine.step, seconds=round(elapsed(), 3), processor_seconds=share)
+            if mine.error is not None:
+                run.line.update(state="failed", error=mine.error)
+                continue
+            _settle(run, around[i], mine)
+            if stop.received() is None:
+                conclude(run, mine.state, mine.step, elapsed())
+                finished(run.workdir)
     return [ended[i].error for i in range(count)], stop.received()
 
 
 def row_of(tree: Any, i: int) -> Any:
     """What belongs to job `i`."""
     return jax.tree.map(lambda x: x[i], tree)
+
+
+def _settle(run: Any, around: Sequence[hooks.Hook], ended: Ended) -> None:
+    """Ends what happens around the steps of a job, and waits until its checkpoint is there."""
+    for hook in around:
+        hook.finish(ended.step, ended.state)
+    run.checkpoints.wait()
 
 
 def _log(
