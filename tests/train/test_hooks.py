@@ -34,6 +34,12 @@ def test_best_follows_the_direction_and_counts_its_patience():
     assert again.as_dict() == best.as_dict()
 
 
+def test_a_first_value_that_is_no_number_is_not_the_best_for_ever():
+    best = hooks.Best("accuracy", "max", patience=None)
+    assert best.update(1, {"accuracy": float("nan")}) and not best.update(2, {"accuracy": float("nan")})
+    assert best.update(3, {"accuracy": 0.1}) and best.step == 3
+
+
 def test_a_misspelt_metric_lists_the_others():
     with pytest.raises(UserError, match="Did you mean 'accuracy'"):
         hooks.Best("acuracy", "max", None).update(1, {"accuracy": 1.0, "macro_f1": 1.0})

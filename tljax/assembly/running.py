@@ -11,6 +11,7 @@ import numpy as np
 from tljax.assembly.experiment import Experiment
 from tljax.assembly.placing import places
 from tljax.assembly.rows import rows_stay
+from tljax.base.choosing import chosen_by, merit
 from tljax.base.errors import UserError
 from tljax.base.paths import flatten, unflatten
 from tljax.base.processes import parts, place
@@ -188,8 +189,7 @@ def run_probe(experiment: Experiment, splits: Sequence[str]) -> list[dict[str, A
         predictions = {"probabilities": probabilities, "label": probabilities.argmax(-1).astype(np.int32)}
         return measure(experiment.task, predictions, labels[split], experiment.sources[split].records)
 
-    metric, direction = experiment.task.main
-    metric, sign = experiment.settings.metric or metric, 1 if direction == "max" else -1
+    by = chosen_by(experiment.task.main, experiment.settings.metric)
     results = []
     for rows in probes.draws(settings, labels["train"], experiment.seed):
         x, y = features["train"][rows], labels["train"][rows]
@@ -202,7 +202,7 @@ def run_probe(experiment: Experiment, splits: Sequence[str]) -> list[dict[str, A
                 f"config.probe asks for {len(found)} probes, and config.data has no `validation` to choose by."
             )
         grid = {each.name: measured(each.weights, "validation")[0] for each in found} if len(found) > 1 else {}
-        chosen = max(found, key=lambda each: sign * grid[each.name][metric]) if grid else found[0]
+        chosen = max(found, key=lambda each: merit(*by, grid[each.name])) if grid else found[0]
         numbers = {split: measured(chosen.weights, split) for split in splits}
         metrics, tables = ({split: m[i] for split, m in numbers.items()} for i in (0, 1))
         shown = {"name": chosen.name, "metrics": metrics, "tables": tables, "fit": chosen.fit, "grid": grid}

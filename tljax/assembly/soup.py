@@ -11,6 +11,7 @@ from tljax.assembly.experiment import Experiment
 from tljax.assembly.facts import digests
 from tljax.assembly.running import evaluate_as_is, predictor
 from tljax.assembly.training import summary, trained_variables
+from tljax.base.choosing import chosen_by, merit
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
 from tljax.checkpoints.run import RunCheckpoints
@@ -150,6 +151,5 @@ def _taster(experiment: Experiment) -> Callable[[str, Mapping[str, Any]], Tried]
 
 
 def _better(experiment: Experiment) -> Callable[[Tried], float]:
-    metric, direction = experiment.task.main
-    metric = experiment.settings.metric or metric
-    return lambda tried: tried.numbers[metric] * (1 if direction == "max" else -1)
+    chosen = chosen_by(experiment.task.main, experiment.settings.metric)
+    return lambda tried: merit(*chosen, tried.numbers)

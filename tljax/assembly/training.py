@@ -21,6 +21,7 @@ from tljax.assembly.reading import stream_seed
 from tljax.assembly.running import evaluation_batches, predictor
 from tljax.assembly.shapes import are_shapes, put
 from tljax.assembly.summary import optimizer_bytes, stage_table
+from tljax.base.choosing import chosen_by
 from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
 from tljax.base.processes import parts, place
@@ -113,7 +114,7 @@ def make_job(experiment: Experiment, parts: Training | None = None) -> Job:
 
     last = at(experiment, parts.phases[-1].start)
     facts = facts_of(experiment)
-    metric, direction = (experiment.task_of("validation") if "validation" in names else experiment.task).main
+    chooses = experiment.task_of("validation") if "validation" in names else experiment.task
     return Job(
         config=experiment.config,
         settings=settings,
@@ -123,7 +124,7 @@ def make_job(experiment: Experiment, parts: Training | None = None) -> Job:
         step=step,
         batches=batches,
         evaluations={name: evaluation(name) for name in sorted(names, key=lambda n: n != "validation")},
-        main=(settings.metric or metric, direction),
+        main=chosen_by(chooses.main, settings.metric),
         schedule=parts.schedule,
         digests=digests(experiment, facts.pretrained),
         facts=facts,

@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tljax.base.choosing import chosen_by
 from tljax.base.configs import set_value
 from tljax.base.errors import RunError, UserError
 from tljax.base.tables import lookup
@@ -117,8 +118,8 @@ def _planned(arguments: Arguments, member: Slice | None):
 
 def _main(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """(metric, "max" or "min") by which a run of the config chooses, as far as that is known without the task."""
-    metric, mode = MAIN.get((config.get("task") or {}).get("name", "classification"), (None, None))
-    return (config.get("train") or {}).get("metric") or metric, mode
+    main = MAIN.get((config.get("task") or {}).get("name", "classification"), (None, None))
+    return chosen_by(main, (config.get("train") or {}).get("metric"))
 
 
 def _work(plan, study, screen, member: Slice | None, grace: int) -> int:

@@ -6,12 +6,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tljax.base.choosing import lower_is_better
 from tljax.base.errors import UserError
 from tljax.base.tables import suggest
 from tljax.reports.gather import Entry, Gathered
 from tljax.reports.groups import Group, candidates, make_groups
 from tljax.reports.significance import LEVEL, Test, holm, over_examples, over_seeds
-from tljax.reports.words import lower_is_better, shown_split
+from tljax.reports.words import shown_split
 
 SELECTIONS = {
     "validation": "the best on validation, with each run's best checkpoint",

@@ -16,15 +16,6 @@ def shown_split(splits: Iterable[str]) -> str:
     return min(splits, key=lambda name: (name == "validation", name != "test"))
 
 
-LOWER = ("loss", "rmse", "wer", "cer", "perplexity", "error", "bits")
-"""Words of metrics of which less is better."""
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is better, as far as its name tells."""
-    return any(word in LOWER for word in metric.split("_"))
-
-
 def scale_of(metric: str) -> tuple[int, str, int]:
     """(factor, unit, decimals) in which values of a metric are compared."""
     return (100, " %", 1) if metric in SHARES else (1, "", 4)

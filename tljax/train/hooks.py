@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
-from tljax.base.errors import UserError
-from tljax.base.tables import suggest
+from tljax.base.choosing import merit
 from tljax.train.divergence import IN_A_ROW, Diverged, finite
 from tljax.train.loop import Hook
 from tljax.train.records import Records
@@ -101,12 +99,9 @@ class Best:
 
     def update(self, step: int, numbers: Mapping[str, float]) -> bool:
         """Whether the value at `step` is the best so far."""
-        if self.metric not in numbers:
-            raise UserError(f"config.train.metric is {self.metric!r}. {suggest(self.metric, numbers)}")
-        value = numbers[self.metric]
-        sign = 1 if self.direction == "max" else -1
-        if self.value is None or (np.isfinite(value) and sign * value > sign * self.value):
-            self.value, self.step, self.numbers, self.waited = value, step, dict(numbers), 0
+        now = merit(self.metric, self.direction, numbers)
+        if self.value is None or now > merit(self.metric, self.direction, self.numbers):
+            self.value, self.step, self.numbers, self.waited = numbers[self.metric], step, dict(numbers), 0
             return True
         self.waited += 1
         return False

@@ -34,7 +34,8 @@ class Settings(NamedTuple):
       nonfinite: a step whose loss or gradient is not finite: "stop" stops the run and records its batch; "skip" leaves
         everything as it was before the step, counts it, and goes on.
       patience: evaluations without improvement before the run stops; None never stops early.
-      metric: the validation metric that chooses the best checkpoint; None is the task's own.
+      metric: the validation metric that chooses the best checkpoint; None is the task's own. Of losses, errors and
+        perplexities less is better.
       cache: what the stages below the lowest live one make of the data is stored and read again: "off"; "auto", where
         that is possible, saves work and is no larger than `cache_limit`; or a folder, where it must be possible.
       cache_dtype: "float32", or "bfloat16", which is half as large and rounds.
