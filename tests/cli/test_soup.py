@@ -43,6 +43,9 @@ def test_a_mean_is_the_mean_and_its_folder_is_a_run(runs, tmp_path, capsys):
     for verb in (["evaluate", "--split=test"], ["export"]):
         assert main([*verb, f"--workdir={tmp_path / 'mean'}"]) == 0
     assert (tmp_path / "mean" / "export" / "model.safetensors").is_file()
+    (line,) = [json.loads(each) for each in (tmp_path / "mean" / "records.jsonl").read_text().splitlines()]
+    assert line["state"] == "done" and line["metrics"]["validation"]["accuracy"] >= 0
+    assert line["processor_seconds"] > 0 and line["live_parameters"] == sum(x.size for x in made["live"].values())
 
 
 def test_a_greedy_soup_is_never_worse_on_validation(runs):

@@ -16,6 +16,7 @@ from tljax.base.errors import UserError, raise_faults
 from tljax.base.paths import flatten, unflatten
 from tljax.checkpoints.run import RunCheckpoints
 from tljax.train.continuing import claim, differences
+from tljax.train.outcome import recorded
 from tljax.train.records import Records
 
 SHARES = tuple(i / 10 for i in range(11))
@@ -115,20 +116,25 @@ def with_start(experiment: Experiment, part: Mapping[str, Any]) -> list[Tried]:
     return [*tried, max(tried, key=_better(experiment))]
 
 
-def keep(experiment: Experiment, chosen: Tried, workdir: Path, seconds: float) -> None:
-    """Writes a run folder that `evaluate`, `predict` and `export` read as any other."""
-    claim(workdir, experiment.config, digests(experiment), summary(experiment))
-    checkpoints, step = RunCheckpoints(workdir / "checkpoints"), last_step(experiment)
-    average = chosen.weights["live"] if experiment.plan.average is not None else {}
-    try:
-        checkpoints.save(step, {**chosen.weights, "average": average}, {"step": step, "digests": digests(experiment)})
-    finally:
-        checkpoints.close()
-    records = Records(workdir)
-    records.truncate(0)
-    records.evaluation(step, "validation", dict(chosen.numbers), {})
-    records.write("end", step=step, seconds=round(seconds, 3))
-    records.close()
+def keep(experiment: Experiment, chosen: Tried, workdir: Path, seconds: Mapping[str, float]) -> None:
+    """Writes a run folder that `evaluate`, `predict` and `export` read as any other; `seconds` are the averaging's."""
+    found, stages = digests(experiment), summary(experiment)
+    claim(workdir, experiment.config, found, stages)
+    known = {name: round(value, 3) for name, value in seconds.items()}
+    known["live_parameters"] = stages["total"]["live_at_end"]
+    with recorded(workdir, experiment.config, found, **known) as line:
+        checkpoints, step = RunCheckpoints(workdir / "checkpoints"), last_step(experiment)
+        average = chosen.weights["live"] if experiment.plan.average is not None else {}
+        try:
+            checkpoints.save(step, {**chosen.weights, "average": average}, {"step": step, "digests": found})
+        finally:
+            checkpoints.close()
+        records = Records(workdir)
+        records.truncate(0)
+        records.evaluation(step, "validation", dict(chosen.numbers), {})
+        records.write("end", step=step, seconds=line["seconds"])
+        records.close()
+        line.update(state="done", step=step, steps=step, metrics={"validation": dict(chosen.numbers)})
 
 
 def last_step(experiment: Experiment) -> int:

@@ -14,7 +14,7 @@ def run(arguments: Arguments) -> int:
 
     Several runs give their mean, or with `--greedy` that of those that help; one run is mixed with its start (WiSE-FT).
     """
-    started, workdir = time.monotonic(), need_workdir(arguments)
+    started, processor, workdir = time.monotonic(), time.process_time(), need_workdir(arguments)
     folders = [Path(name) for name in arguments.options.input]
     missing = [str(folder) for folder in folders if not (folder / "config.json").is_file()]
     if missing or not folders:
@@ -38,7 +38,8 @@ def run(arguments: Arguments) -> int:
         tried = soup.with_start(first, next(iter(parts.values())))
     else:
         tried = (soup.greedy if arguments.options.greedy else soup.uniform)(first, parts)
-    soup.keep(first, tried[-1], workdir, time.monotonic() - started)
+    seconds = {"seconds": time.monotonic() - started, "processor_seconds": time.process_time() - processor}
+    soup.keep(first, tried[-1], workdir, seconds)
     display.metrics("validation", {each.name: each.numbers for each in tried})
     display.say(f"{tried[-1].name} is in {workdir}; evaluate, predict and export read it as any run.")
     return 0
