@@ -71,6 +71,23 @@ class Embed(nn.Module):
         return whole(table, found).astype(table.dtype) if found else table
 
 
+@jax.custom_vjp
+def gradient_once(x: jax.Array) -> jax.Array:
+    """`x`, whose gradient is computed once and kept, for all that read it.
+
+    On CPU XLA computes a chain of sums again in each operation that reads it. The gradient of a residual stream is such
+    a chain, through the norms of all blocks above; in a tower of n blocks that is some n² norms instead of n (a step of
+    ViT-S takes 1.32 s with them and 1.17 without). Other platforms are left alone.
+    """
+    return x
+
+
+gradient_once.defvjp(
+    lambda x: (x, None),
+    lambda _, slope: (jax.lax.platform_dependent(slope, cpu=jax.lax.optimization_barrier, default=lambda y: y),),
+)
+
+
 class LayerNorm(nn.Module):
     """Normalisation over the last axis, in float32. Ba, Kiros and Hinton 2016."""
 
@@ -80,7 +97,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        y = x.astype(jnp.float32)
+        y = gradient_once(x).astype(jnp.float32)
         mean = jnp.mean(y, axis=-1, keepdims=True)
         # Two passes: the mean of squares minus the squared mean cancels badly for large means.
         variance = jnp.mean(jnp.square(y - mean), axis=-1, keepdims=True)
@@ -96,7 +113,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        y = x.astype(jnp.float32)
+        y = gradient_once(x).astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
         return scale * y.astype(x.dtype)
 

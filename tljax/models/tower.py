@@ -8,6 +8,7 @@ import jax
 
 from tljax.base.errors import UserError
 from tljax.base.tables import suggest
+from tljax.models.layers import gradient_once
 from tljax.models.scan import Group, Span, gated, run_span, runs
 
 
@@ -91,10 +92,13 @@ class Tower(nn.Module):
                 carry = wings[wing](chain[name], own, carry, **options)
             else:
                 carry = run_stage(chain[name](name=name), carry, **options)
+            # A stage of a wing without inputs hands the carry on, and has no hidden state of its own.
+            changed = carry.get("hidden") is not None and carry["hidden"] is not before
+            if changed:
+                carry = {**carry, "hidden": gradient_once(carry["hidden"])}
             if name in gates:
                 carry = {**carry, "hidden": gated(carry["hidden"], gates[name])}
-            # A stage of a wing without inputs hands the carry on, and has no hidden state of its own.
-            if record and carry.get("hidden") is not None and carry["hidden"] is not before:
+            if record and changed:
                 recorded[name] = carry["hidden"]
         return {**carry, "recorded": recorded} if record else carry
 

@@ -1,0 +1,44 @@
+"""The gradient of a residual stream is computed once: a program grows with the number of blocks, not its square."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.test_families import make_model
+from tljax.models import get_family, layers, tower
+from tljax.models.forward import forward, init_variables
+
+
+def operations(blocks: int) -> int:
+    """In the compiled gradient of a ViT, those inside of fusions too."""
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 16, "patch_size": 8}
+    model, family = make_model("vit", {**sizes, "num_hidden_layers": blocks}), get_family("vit")
+    params = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))["params"]
+    inputs = {
+        name: jax.ShapeDtypeStruct((2, *spec.shape[1:]), spec.dtype)
+        for name, spec in family.inputs(model.config).items()
+    }
+
+    def loss(params, inputs):
+        outputs, _ = forward(model, {"params": params}, inputs, train=model.backbone.stages)
+        return jnp.sum(jnp.sin(outputs["hidden"]))
+
+    text = jax.jit(jax.grad(loss)).lower(params, inputs).compile().as_text()
+    return sum(text.count(f" {name}(") for name in ("add", "multiply", "subtract"))
+
+
+def test_twice_as_many_blocks_are_a_program_twice_as_long(monkeypatch):
+    few, some, many = map(operations, (2, 4, 8))
+    assert many - some == pytest.approx(2 * (some - few), rel=0.05)
+    for module in (layers, tower):
+        monkeypatch.setattr(module, "gradient_once", lambda x: x)
+    few, some, many = map(operations, (2, 4, 8))
+    assert many - some > 2.5 * (some - few), "XLA does without it now: gradient_once can go"
+
+
+def test_values_and_gradients_are_as_without():
+    x = jnp.linspace(-2.0, 3.0, 12).reshape(3, 4)
+    found = jax.value_and_grad(lambda x: jnp.sum(jnp.sin(layers.gradient_once(x)) * x))(x)
+    expected = jax.value_and_grad(lambda x: jnp.sum(jnp.sin(x) * x))(x)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
