@@ -15,7 +15,6 @@ dropped = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWa
 
 HANDFUL = (
     ("fine-tuning", (Fault("a step", 7), Fault("after a restore"), Fault("saving", 2, 0.01))),
-    ("gradual unfreezing", (Fault("before a commit", 2),)),
     ("stage cache", (Fault("writing a cache", 20), Fault("half a record", 4))),
     ("fine-tuning", (Fault("an evaluation", 1, what="SIGTERM"), Fault("writing a record", 4, what="full disk"))),
 )
