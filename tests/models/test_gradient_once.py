@@ -37,6 +37,15 @@ def test_twice_as_many_blocks_are_a_program_twice_as_long(monkeypatch):
     assert many - some > 2.5 * (some - few), "XLA does without it now: gradient_once can go"
 
 
+def test_the_softmax_is_that_of_jax():
+    scores = jnp.sin(jnp.arange(60.0)).reshape(3, 4, 5).at[1, 2].add(jnp.finfo(jnp.float32).min) * 8
+    weights = jnp.cos(jnp.arange(60.0)).reshape(3, 4, 5)
+    found, expected = (
+        jax.value_and_grad(lambda x, of=of: jnp.sum(of(x) * weights))(scores) for of in (layers.softmax, jax.nn.softmax)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found, expected)
+
+
 def test_values_and_gradients_are_as_without():
     x = jnp.linspace(-2.0, 3.0, 12).reshape(3, 4)
     found = jax.value_and_grad(lambda x: jnp.sum(jnp.sin(layers.gradient_once(x)) * x))(x)

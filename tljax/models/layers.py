@@ -71,21 +71,44 @@ class Embed(nn.Module):
         return whole(table, found).astype(table.dtype) if found else table
 
 
+def computed_once(x: jax.Array) -> jax.Array:
+    """`x`, which XLA on CPU would compute again in each operation that reads it. Other platforms are left alone."""
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+
+
 @jax.custom_vjp
 def gradient_once(x: jax.Array) -> jax.Array:
-    """`x`, whose gradient is computed once and kept, for all that read it.
+    """`x`, whose gradient is computed once and kept for all that read it.
 
-    On CPU XLA computes a chain of sums again in each operation that reads it. The gradient of a residual stream is such
-    a chain, through the norms of all blocks above; in a tower of n blocks that is some n² norms instead of n (a step of
-    ViT-S takes 1.32 s with them and 1.17 without). Other platforms are left alone.
+    The gradient of a residual stream is a chain of sums through the norms of all blocks above. Where each reader
+    computes the chain again, a tower of n blocks has some n² norms instead of n (a step of ViT-S takes 1.32 s so, and
+    1.17 with this).
     """
     return x
 
 
-gradient_once.defvjp(
-    lambda x: (x, None),
-    lambda _, slope: (jax.lax.platform_dependent(slope, cpu=jax.lax.optimization_barrier, default=lambda y: y),),
-)
+gradient_once.defvjp(lambda x: (x, None), lambda _, slope: (computed_once(slope),))
+
+
+@jax.custom_vjp
+def softmax(scores: jax.Array) -> jax.Array:
+    """Over the last axis; the shares, and the gradient by the scores, are computed once each.
+
+    Attention over 197 places with its gradients takes 11 ms so, and 16 by `jax.nn.softmax` (8 images, 6 heads of 64).
+    """
+    return jax.nn.softmax(scores)
+
+
+def _softmax_forward(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+    shares = computed_once(jax.nn.softmax(scores))
+    return shares, shares
+
+
+def _softmax_backward(shares: jax.Array, slope: jax.Array) -> tuple[jax.Array]:
+    return (computed_once(shares * (slope - jnp.sum(shares * slope, -1, keepdims=True))),)
+
+
+softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 class LayerNorm(nn.Module):
@@ -286,7 +309,7 @@ def attention(
     scores = scores if bias is None else scores + bias
     if mask is not None:
         scores = scores + jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    weights = softmax(scores).astype(v.dtype)
     if drop is not None:
         weights = drop(weights)
     return (weights @ v).transpose(0, 2, 1, 3)
