@@ -6,8 +6,10 @@ All in float32. Convolutions: (4, 80, 80, 48) with a depthwise kernel of 3 × 3,
 pixels and a batch of 8, (8, 56, 56, 256) → 64 by one pixel and (8, 56, 56, 64) → 64 by 3 × 3. Batch norm is that of
 (8, 56, 56, 256), against its formula differentiated by jax. Dropout is that of attention weights (32, 12, 64, 64),
 rate 0.1, by the generator of `tljax.base.randomness` against jax's two. The gradient of a kernel is that of a probe
-with 6 classes on (5452, 384), as a row a class against a column a class. The product is of (2048, 384) and (384,
-1536). Results go to benchmarks/results/layers.jsonl.
+with 6 classes on (5452, 384), as a row a class against a column a class. Attention is that of 8 images in ViT-S, (8,
+197, 6, 64), against the same with jax's softmax. The product is of (2048, 384) and (384, 1536); the products of a block
+are all 24 that a step of ViT-S makes in one of its 12 blocks for 8 images, both gradients of each among them. Results
+go to benchmarks/results/layers.jsonl.
 """
 
 from collections.abc import Callable
@@ -47,14 +49,18 @@ TARGETS = {
     f"batch norm, {BOTH}": 1.0,
     "dropout": 1.0,
     "gradient of a kernel": 1.0,
+    f"attention, {BOTH}": 1.0,
     "matrix product": 1.0,
+    "products of a block": 1.0,
 }
 """Workload → the ratio to reach; 1 where the form must only not be slower."""
 PEERS = {
     "batch norm": ("differentiated",),
     "dropout": ("threefry2x32", "rbg"),
     "gradient of a kernel": ("columns",),
+    "attention": ("differentiated",),
     "matrix product": ("torch",),
+    "products of a block": ("torch",),
 }
 """Workload, before its comma → the peers; for the others it is lax.conv."""
 
@@ -79,7 +85,7 @@ def program(who: str, workload: str) -> Callable[[int], None]:
     """`who` does the workload, compiled once."""
     name, _, passes = workload.partition(", ")
     if who == "torch":
-        return torch_product()
+        return torch_products(name)
     import jax
 
     function, given = convolution(who, name, passes) if name in LAYERS else OTHERS[name](who)
@@ -168,20 +174,58 @@ def kernel_gradient(who: str) -> tuple[Callable, list[Any]]:
     return run, [features, kernel.T.copy(), slopes]
 
 
-def product(who: str) -> tuple[Callable, list[Any]]:
-    """XLA's."""
-    return lambda a, b: a @ b, normal((2048, 384), (384, 1536))
+def attention(who: str) -> tuple[Callable, list[Any]]:
+    """The value and the gradients by queries, keys and values."""
+    import jax
+
+    from tljax.models import layers
+
+    shape = (8, 197, 6, 64)
+    if who != "ours":
+        layers.softmax = jax.nn.softmax  # this is a process of its own
+    return with_gradients(lambda q, k, v: layers.attention(q, k, v)), normal(*[shape] * 4)
 
 
-def torch_product() -> Callable[[int], None]:
-    """PyTorch's."""
+PLACES, WIDTH, HIDDEN = 8 * 197, 384, 1536
+HEADS, INNER = (8, 6, 197, 64), (8, 6, 197, 197)
+DENSE = [(WIDTH, WIDTH)] * 4 + [(WIDTH, HIDDEN), (HIDDEN, WIDTH)]
+"""What goes into the dense layers of a block and comes out: query, key, value, output; the two of the MLP."""
+PRODUCTS: dict[str, list[tuple[str, tuple[int, ...], tuple[int, ...]]]] = {
+    "matrix product": [("mk,kn->mn", (2048, 384), (384, 1536))],
+    "products of a block": [
+        *(("mk,kn->mn", (PLACES, k), (k, n)) for k, n in DENSE),
+        *(("mn,kn->mk", (PLACES, n), (k, n)) for k, n in DENSE),
+        *(("mk,mn->kn", (PLACES, k), (PLACES, n)) for k, n in DENSE),
+        *(("bhqd,bhkd->bhqk", HEADS, HEADS),) * 2,
+        *(("bhqk,bhkd->bhqd", INNER, HEADS),) * 2,
+        *(("bhqk,bhqd->bhkd", INNER, HEADS),) * 2,
+    ],
+}
+"""Workload → sums and the shapes of both factors. Of a block: the way forward, the gradients by inputs, by kernels.
+
+In attention the scores and the gradient by the shares are products of one kind; so are the outputs and the gradient by
+the queries, and the gradients by values and keys.
+"""
+
+
+def products(name: str) -> tuple[Callable, list[Any]]:
+    """XLA's, in one program."""
+    import jax.numpy as jnp
+
+    given = [normal(a, b) for _, a, b in PRODUCTS[name]]
+    return lambda *pairs: [jnp.einsum(s, *pair) for (s, _, _), pair in zip(PRODUCTS[name], pairs, strict=True)], given
+
+
+def torch_products(name: str) -> Callable[[int], None]:
+    """PyTorch's, one after another."""
     import torch
 
-    a, b = map(torch.tensor, normal((2048, 384), (384, 1536)))
+    given = [(sums, *map(torch.tensor, normal(a, b))) for sums, a, b in PRODUCTS[name]]
 
     def work(count: int) -> None:
         for _ in range(count):
-            a @ b
+            for each in given:
+                torch.einsum(*each)
 
     return work
 
@@ -190,7 +234,8 @@ OTHERS = {
     "batch norm": batch_norm,
     "dropout": dropout,
     "gradient of a kernel": kernel_gradient,
-    "matrix product": product,
+    "attention": attention,
+    **{name: lambda who, name=name: products(name) for name in PRODUCTS},
 }
 
 

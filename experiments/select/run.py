@@ -48,7 +48,14 @@ IMAGE_SETS: dict[str, dict[str, Any]] = {
 }
 """Data set → values set over the config of images."""
 
-SENTENCES = {"TREC": ("trec", 400), "SUBJ": ("subj", 300)}
+SENTENCES = {
+    "TREC": ("trec", 400),
+    "SUBJ": ("subj", 300),
+    "MR": ("mr", 300),
+    "CR": ("cr", 300),
+    "MPQA": ("mpqa", 600),
+    "SST-2": ("sst2", 1200),
+}
 """Data set → (its name, training sentences), as in experiments/multitask_sentences."""
 BLOCKS = range(1, 7)
 

@@ -9,11 +9,12 @@ from tests.models.test_families import make_model
 from tljax.models import get_family, layers, tower
 from tljax.models.forward import forward, init_variables
 
+SIZES = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 16, "patch_size": 8}
+
 
 def operations(blocks: int) -> int:
     """In the compiled gradient of a ViT, those inside of fusions too."""
-    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 16, "patch_size": 8}
-    model, family = make_model("vit", {**sizes, "num_hidden_layers": blocks}), get_family("vit")
+    model, family = make_model("vit", {**SIZES, "num_hidden_layers": blocks}), get_family("vit")
     params = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))["params"]
     inputs = {
         name: jax.ShapeDtypeStruct((2, *spec.shape[1:]), spec.dtype)
@@ -48,6 +49,20 @@ def test_the_softmax_is_that_of_jax():
 
 def test_values_and_gradients_are_as_without():
     x = jnp.linspace(-2.0, 3.0, 12).reshape(3, 4)
-    found = jax.value_and_grad(lambda x: jnp.sum(jnp.sin(layers.gradient_once(x)) * x))(x)
-    expected = jax.value_and_grad(lambda x: jnp.sum(jnp.sin(x) * x))(x)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    once, plain = (lambda x, f=f: jnp.sum(jnp.sin(f(x)) * x) for f in (layers.gradient_once, lambda x: x))
+    jax.tree.map(np.testing.assert_array_equal, jax.value_and_grad(once)(x), jax.value_and_grad(plain)(x))
+    jax.tree.map(np.testing.assert_array_equal, jax.jvp(once, (x,), (x,)), jax.jvp(plain, (x,), (x,)))
+
+
+def test_a_model_has_derivatives_forwards_too():
+    model, family = make_model("vit", {**SIZES, "num_hidden_layers": 2}), get_family("vit")
+    params = init_variables(model, jax.random.key(0))["params"]
+    inputs = {name: jnp.ones((1, *spec.shape[1:]), spec.dtype) for name, spec in family.inputs(model.config).items()}
+
+    def loss(params):
+        return jnp.sum(jnp.sin(forward(model, {"params": params}, inputs)[0]["hidden"]))
+
+    change = jax.tree.map(jnp.cos, params)
+    _, along = jax.jvp(loss, (params,), (change,))
+    products = jax.tree.map(lambda a, b: jnp.vdot(a, b), jax.grad(loss)(params), change)
+    np.testing.assert_allclose(along, sum(jax.tree.leaves(products)), rtol=1e-4)
