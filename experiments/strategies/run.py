@@ -105,26 +105,39 @@ STUDY = Study(
 
 
 def plots(records: Sequence[Mapping[str, Any]]) -> None:
-    """Writes accuracy against live parameters and against seconds, a picture a data set that has records."""
+    """Writes accuracy against live parameters and against seconds, a picture a data set that has records.
+
+    Points have numbers, which a list beside them explains; what starts from random values is in the list alone, for on
+    an axis with it all others are one point.
+    """
     from matplotlib.figure import Figure
 
     axes = (("live_parameters", "parameters that ever train"), ("seconds", "seconds of a run, start to end"))
+    colours = dict(zip((SMALL, FULL, PULLED, ADAPTED), ("C0", "C1", "C2", "C3"), strict=True))
     for index, name in enumerate(SETS):
         if not any(record["case"].startswith(f"{name}: ") for record in records):
             continue
         figure = Figure(figsize=(15, 7), layout="constrained")
-        for panel, (key, label) in zip(figure.subplots(1, 2, sharey=True), axes, strict=True):
-            for kind in (SMALL, FULL, PULLED, ADAPTED):
-                points = [(way.name, _middle(records, f"{name}: {way.name}", key)) for way in WAYS if way.kind == kind]
-                found = [(way, *point) for way, point in points if point]
-                panel.scatter([x for _, x, _ in found], [100 * y for _, _, y in found], label=kind)
-                for way, x, y in found:
-                    panel.annotate(way, (x, 100 * y), xytext=(4, 2), textcoords="offset points", fontsize=7)
-            panel.margins(x=0.2)
+        *panels, words = figure.subplots(1, 3, gridspec_kw={"width_ratios": (5, 5, 3)})
+        words.axis("off")
+        for panel, (key, label) in zip(panels, axes, strict=True):
+            for number, way in enumerate(WAYS, 1):
+                point = _middle(records, f"{name}: {way.name}", key)
+                if point and "scratch" not in way.strategy:
+                    panel.scatter(point[0], 100 * point[1], color=colours[way.kind])
+                    panel.annotate(str(number), (point[0], 100 * point[1]), xytext=(5, 2), textcoords="offset points")
+            panel.margins(x=0.15)
             panel.set_xscale("log")
             panel.set_xlabel(label)
-        figure.axes[0].set_ylabel("test accuracy, %")
-        figure.axes[0].legend(loc="lower right", fontsize=8)
+            panel.set_ylabel("test accuracy, %")
+        lines = [
+            (number, way, _middle(records, f"{name}: {way.name}", "seconds")) for number, way in enumerate(WAYS, 1)
+        ]
+        lines = [(f"{number}  {way.name}: {100 * point[1]:.1f}", way) for number, way, point in lines if point]
+        for row, (text, way) in enumerate(lines):
+            words.text(0, 1 - row / len(WAYS), text, color=colours[way.kind], va="top", transform=words.transAxes)
+        handles = [panels[0].scatter([], [], color=colour, label=kind) for kind, colour in colours.items()]
+        panels[0].legend(handles=handles, fontsize=8)
         figure.suptitle(name)
         figure.savefig(HERE / STUDY.name / f"{('trec', 'banking77')[index]}.png", dpi=90)
 
