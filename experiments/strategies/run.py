@@ -130,12 +130,10 @@ def plots(records: Sequence[Mapping[str, Any]]) -> None:
             panel.set_xscale("log")
             panel.set_xlabel(label)
             panel.set_ylabel("test accuracy, %")
-        lines = [
-            (number, way, _middle(records, f"{name}: {way.name}", "seconds")) for number, way in enumerate(WAYS, 1)
-        ]
-        lines = [(f"{number}  {way.name}: {100 * point[1]:.1f}", way) for number, way, point in lines if point]
-        for row, (text, way) in enumerate(lines):
-            words.text(0, 1 - row / len(WAYS), text, color=colours[way.kind], va="top", transform=words.transAxes)
+        for number, way in enumerate(WAYS, 1):
+            if point := _middle(records, f"{name}: {way.name}", "seconds"):
+                text, height = f"{number}  {way.name}: {100 * point[1]:.1f}", 1 - (number - 1) / len(WAYS)
+                words.text(0, height, text, color=colours[way.kind], va="top", transform=words.transAxes)
         handles = [panels[0].scatter([], [], color=colour, label=kind) for kind, colour in colours.items()]
         panels[0].legend(handles=handles, fontsize=8)
         figure.suptitle(name)

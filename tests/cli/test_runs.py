@@ -247,6 +247,11 @@ def test_mistakes_exit_with_2_and_say_how_to_mend_them(parts, tmp_path, capsys, 
     assert "Traceback" not in shown
 
 
+def test_a_folder_without_a_run_is_named(tmp_path, capsys):
+    assert main(["evaluate", f"--workdir={tmp_path / 'nope'}"]) == 2
+    assert f"--workdir={tmp_path / 'nope'} is no folder of a run" in capsys.readouterr().err
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_checkpoints_intact(parts, tmp_path, capsys):
     _, config = parts
     workdir = tmp_path / "diverging"

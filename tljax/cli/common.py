@@ -10,7 +10,9 @@ from tljax.cli.main import Arguments
 def need_config(arguments: Arguments) -> dict:
     """The config, or an error that says how to give one."""
     if arguments.config is None:
-        raise UserError("Give --config=configs/NAME.py, or --workdir of a run that was made before.")
+        folder = arguments.workdir
+        missing = "" if folder is None else f"--workdir={folder} is no folder of a run: it has no config.json. "
+        raise UserError(f"{missing}Give --config=configs/NAME.py, or --workdir of a run that was made before.")
     return arguments.config
 
 
